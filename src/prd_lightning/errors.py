@@ -1,0 +1,45 @@
+"""Typed errors of the library.
+
+Every mistake that a user can make ends in one of these; the message names the offending value and the remedy. The command
+line prints the message without a traceback and exits with status 2.
+"""
+
+
+class PRDError(Exception):
+    """Base class of every error that a user can cause and mend."""
+
+
+class ConfigurationError(PRDError, ValueError):
+    """A setting is unknown, out of range, or does not fit another one."""
+
+
+class PromptError(PRDError, ValueError):
+    """A prompt, or a line of a prompt file, cannot be used."""
+
+
+class CheckpointFormatError(PRDError, ValueError):
+    """A weight file is truncated, foreign, unsafe, or belongs to another architecture."""
+
+
+class MissingWeightsError(PRDError, FileNotFoundError):
+    """Weights that the configuration asks for are not on this machine."""
+
+
+class OutputExistsError(PRDError, FileExistsError):
+    """The output is already there and overwriting was not asked for."""
+
+
+class OutputNotWritableError(PRDError, OSError):
+    """The output folder or file cannot be written."""
+
+
+class EmptyMeshError(PRDError, ValueError):
+    """The field has no surface, so there is no mesh to build."""
+
+
+class NonFiniteError(PRDError, ArithmeticError):
+    """NaN or infinity where a finite number is needed."""
+
+
+class BackendUnavailableError(PRDError, ImportError):
+    """An optional backend was asked for that is not installed or does not run on this device."""

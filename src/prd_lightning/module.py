@@ -1,0 +1,243 @@
+"""The training module: progressive rendering distillation, one unroll step per micro-batch.
+
+For prompts y and K steps with decreasing t_k (Ma et al., CVPR 2025, section 3.2; design section 1)::
+
+    z_t = sqrt(abar_t) z_{k-1} + sqrt(1 - abar_t) eps         re-noise the last estimate (z_0 is Gaussian)
+    z_k = (z_t - sqrt(1 - abar_t) UNet(z_t, t_k, y)) / sqrt(abar_t)
+    P_k = Decoder(z_k);  I_k = Render(P_k, random cameras)
+    L_k = sum over teachers of score distillation(I_k, y) + regularizers
+    backward(L_k / K);  z_k <- stop_gradient(z_k)
+
+The graphs of the K steps are independent, so each is one gradient-accumulation micro-batch: the trainer's
+``accumulate_grad_batches`` must equal ``unroll_steps``. Only the detached latents live between micro-batches.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import lightning
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prd_lightning.data import PromptBatch
+from prd_lightning.diffusion import NoiseSchedule, sample_unroll_timesteps
+from prd_lightning.errors import CheckpointFormatError, ConfigurationError
+from prd_lightning.field import TriplaneField
+from prd_lightning.generator import TriplaneGenerator
+from prd_lightning.losses import eikonal, scheduled, sparsity
+from prd_lightning.rendering import RenderedMaps
+from prd_lightning.teachers import Teacher, TeacherResult
+from prd_lightning.text import PromptEncoder
+
+logger = logging.getLogger(__name__)
+
+Schedule = float | int | list[float] | tuple[float, ...]
+
+
+class PRDModule(lightning.LightningModule):
+    """Owns the generator, the progressive unroll and the losses.
+
+    Args:
+        generator: adapted Stable Diffusion (latents to planes); only its adapters train.
+        field: planes to signed distance and colour.
+        background: environment of the pictures, called with ray directions and the pooled prompt.
+        prompt_encoder: the frozen text encoder of the generator.
+        noise_schedule: of the generator.
+        renderers: by name, ``volume`` and / or ``mesh``.
+        teachers: by name; each scores the renderers that it names.
+        optimizer: called with the list of trainable parameters.
+        unroll_steps: K.
+        num_train_substeps: evenly spaced timesteps in all; each stratum draws from its share (K: none is random).
+        eikonal_weight, sparsity_weight: scheduled weights of the regularizers, for the volume renderer.
+        shuffle_teacher_prompts: a control experiment: teachers get the prompt of another scene of the batch.
+
+    Raises:
+        ConfigurationError: no renderer or teacher, or a teacher names a renderer that is not there.
+    """
+
+    def __init__(
+        self,
+        generator: TriplaneGenerator,
+        field: TriplaneField,
+        background: nn.Module,
+        prompt_encoder: PromptEncoder,
+        noise_schedule: NoiseSchedule,
+        renderers: Mapping[str, nn.Module],
+        teachers: Mapping[str, Teacher],
+        optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+        unroll_steps: int = 4,
+        num_train_substeps: int | None = None,
+        eikonal_weight: Schedule = (0, 1.0, 0.0, 20_000),
+        sparsity_weight: Schedule = (0, 1.0, 0.0, 20_000),
+        shuffle_teacher_prompts: bool = False,
+    ) -> None:
+        super().__init__()
+        if not renderers or not teachers:
+            raise ConfigurationError(
+                f"training needs a renderer and a teacher, got {list(renderers)} and {list(teachers)}"
+            )
+        for name, teacher in teachers.items():
+            absent = set(teacher.renderers) - set(renderers)
+            if absent == set(teacher.renderers):
+                raise ConfigurationError(
+                    f"teacher {name!r} scores {list(teacher.renderers)}, but the renderers are {list(renderers)}; "
+                    "set the teacher's `renderers` or choose another renderer group"
+                )
+        self.generator, self.field, self.background = generator, field, background
+        self.prompt_encoder, self.noise_schedule = prompt_encoder, noise_schedule
+        self.renderers, self.teachers = nn.ModuleDict(renderers), nn.ModuleDict(teachers)
+        self.make_optimizer = optimizer
+        self.unroll_steps = unroll_steps
+        self.num_train_substeps = num_train_substeps or unroll_steps
+        self.eikonal_weight, self.sparsity_weight = eikonal_weight, sparsity_weight
+        self.shuffle_teacher_prompts = shuffle_teacher_prompts
+        self.strict_loading = False  # checkpoints hold the trainable part only; on_load_checkpoint checks that part in full
+        self.skipped_steps = 0
+        self._latents: Tensor | None = None
+
+    # ------------------------------------------------------------------------------------------------- training
+
+    def on_fit_start(self) -> None:
+        """Checks that the trainer's accumulation fits the unroll."""
+        accumulation = self.trainer.accumulate_grad_batches
+        if accumulation != self.unroll_steps:
+            raise ConfigurationError(
+                f"trainer.accumulate_grad_batches is {accumulation} but unroll_steps is {self.unroll_steps}: "
+                "one unroll step is one micro-batch, so they must be equal"
+            )
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
+        """One unroll step: the loss of ``batch.unroll_step``; Lightning weighs it by 1 / K."""
+        maps = self.unroll(batch)
+        teacher_prompts = batch.prompts[1:] + batch.prompts[:1] if self.shuffle_teacher_prompts else batch.prompts
+        draw = torch.Generator().manual_seed(batch.noise_seed + 1)
+        loss = next(iter(maps.values())).rgb.new_zeros(())
+        for name, teacher in self.teachers.items():
+            scored = {key: value for key, value in maps.items() if key in teacher.renderers}
+            result = teacher.map_gradients(scored, teacher_prompts, batch.cameras, self.global_step, generator=draw)
+            weight = scheduled(teacher.weight, self.global_step)
+            loss = loss + weight * surrogate_loss(scored, result)
+            self._log_teacher(name, result, batch.unroll_step)
+        loss = loss + self._regularization(maps)
+        self.log("train/loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False)
+        if "mesh" in maps:
+            self.log("train/empty_meshes", float(maps["mesh"].empty_mesh_count), on_step=True, on_epoch=False)
+        return loss
+
+    def unroll(self, batch: PromptBatch) -> dict[str, RenderedMaps]:
+        """Advances the latents by one step and renders the estimate with every renderer.
+
+        Raises:
+            ConfigurationError: the micro-batches of a cycle do not follow one another.
+        """
+        text = self.prompt_encoder.encode(batch.prompts)
+        noise = torch.Generator().manual_seed(batch.noise_seed)
+        shape = (6 * len(batch.prompts), *self.generator.latent_shape)
+        if batch.unroll_step == 0:
+            clean = torch.randn(shape, generator=noise).to(self.device)
+        elif self._latents is None or self._latents.shape != shape:
+            raise ConfigurationError(f"unroll step {batch.unroll_step} does not follow step {batch.unroll_step - 1} of the same prompts")
+        else:
+            clean = self._latents
+        timesteps = sample_unroll_timesteps(
+            self.unroll_steps, self.num_train_substeps, self.noise_schedule.num_timesteps, noise
+        )
+        t = int(timesteps[batch.unroll_step])
+        noisy = self.noise_schedule.add_noise(clean, torch.randn(shape, generator=noise).to(self.device), t)
+        predicted = self.generator.predict_noise(noisy, t, text.tokens)
+        clean = self.noise_schedule.predict_clean(noisy, predicted, t)
+        self._latents = None if batch.unroll_step == self.unroll_steps - 1 else clean.detach()
+        prepared = self.field.prepare(self.generator.decode(clean))
+        background = partial(self.background, pooled=text.pooled)
+        return {name: render(self.field, prepared, batch.cameras, background) for name, render in self.renderers.items()}
+
+    def _regularization(self, maps: Mapping[str, RenderedMaps]) -> Tensor | float:
+        volume = maps.get("volume")
+        if volume is None:
+            return 0.0
+        losses = {"sparsity": (self.sparsity_weight, sparsity(volume.opacity))}
+        if volume.sdf_gradient is not None:
+            losses["eikonal"] = (self.eikonal_weight, eikonal(volume.sdf_gradient))
+        total = 0.0
+        for name, (weight, value) in losses.items():
+            self.log(f"train/{name}", value.detach(), on_step=True, on_epoch=False)
+            total = total + scheduled(weight, self.global_step) * value
+        return total
+
+    def _log_teacher(self, name: str, result: TeacherResult, unroll_step: int) -> None:
+        self.log(f"train/{name}", result.loss, prog_bar=unroll_step == self.unroll_steps - 1, on_step=True, on_epoch=False)
+        for key, value in result.log.items():
+            self.log(f"train/{name}/{key}", value, on_step=True, on_epoch=False)
+        if result.nonfinite:
+            logger.warning("teacher %s: %d non-finite predictions were left out at step %d", name, result.nonfinite, self.global_step)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leaves out an optimizer step whose gradient is not finite: the gradient is dropped, counted and logged."""
+        gradients = [parameter.grad for parameter in self.trainable_parameters() if parameter.grad is not None]
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm() if gradients else torch.zeros(())
+        if not torch.isfinite(norm):
+            self.skipped_steps += 1
+            logger.warning("step %d: the gradient is not finite, %d skipped so far", self.global_step, self.skipped_steps)
+            for gradient in gradients:
+                gradient.zero_()
+        self.log("train/gradient_norm", norm, on_step=True, on_epoch=False)
+        self.log("train/skipped_steps", float(self.skipped_steps), on_step=True, on_epoch=False)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer over the trainable parameters."""
+        return self.make_optimizer(self.trainable_parameters())
+
+    # --------------------------------------------------------------------------------------------- trainable part
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Adapters, field networks and background."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def trainable_state_dict(self) -> dict[str, Float[Tensor, "..."]]:
+        """The tensors that training changes, by name: ``generator.*``, ``field.*``, ``background.*``."""
+        state = {f"generator.{name}": value for name, value in self.generator.trainable_state_dict().items()}
+        for name in ("field", "background"):
+            state |= {f"{name}.{key}": value for key, value in getattr(self, name).state_dict().items()}
+        return state
+
+    def load_trainable_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Loads what ``trainable_state_dict`` returned.
+
+        Raises:
+            CheckpointFormatError: a tensor is missing, unknown, or has another shape.
+        """
+        own = self.trainable_state_dict()
+        if missing := sorted(own.keys() - state.keys()):
+            raise CheckpointFormatError(f"the checkpoint lacks {len(missing)} tensors of this architecture, e.g. {missing[:3]}")
+        if unknown := sorted(state.keys() - own.keys()):
+            raise CheckpointFormatError(f"the checkpoint has {len(unknown)} unknown tensors, e.g. {unknown[:3]}")
+        for name, value in own.items():
+            if value.shape != state[name].shape:
+                raise CheckpointFormatError(
+                    f"{name} has shape {list(state[name].shape)} in the checkpoint but {list(value.shape)} in this architecture"
+                )
+            value.detach().copy_(state[name])
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Keeps the trainable tensors only: the frozen base and the teachers are never saved."""
+        checkpoint["state_dict"] = {name: value.detach() for name, value in self.trainable_state_dict().items()}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Checks and loads the trainable tensors."""
+        self.load_trainable_state_dict(checkpoint["state_dict"])
+
+
+def surrogate_loss(maps: Mapping[str, RenderedMaps], result: TeacherResult) -> Tensor:
+    """A scalar with the teacher's loss as its value and the teacher's gradients with respect to the maps.
+
+    The teacher has already freed its own graph; this is the single path back through renderer and generator.
+    """
+    terms = [
+        (getattr(maps[renderer], name) * gradient).sum()
+        for renderer, gradients in result.gradients.items()
+        for name, gradient in gradients.items()
+    ]
+    linear = torch.stack(terms).sum() if terms else next(iter(maps.values())).rgb.sum() * 0.0
+    return linear - linear.detach() + result.loss.detach()

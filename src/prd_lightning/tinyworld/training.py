@@ -1,0 +1,244 @@
+"""Training of the tiny models on renders of the training scenes, in the order in which they depend on one another.
+
+``clip`` (its text tower conditions everything) and ``vae`` come first; ``stable_diffusion`` learns single views, ``mvdream``
+four views with cameras (starting from ``stable_diffusion``, as the real one did), ``richdreamer_nd`` normals and disparity.
+"""
+
+import logging
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as functional
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPModel, CLIPTokenizer
+
+from prd_lightning.cameras import horizontal_view_name
+from prd_lightning.teachers.multiview import (
+    install_joint_view_attention,
+    mvdream_camera_condition,
+    richdreamer_camera_condition,
+)
+from prd_lightning.tinyworld import dataset, models
+from prd_lightning.tinyworld.grammar import describe
+from prd_lightning.tinyworld.loops import Stage, train
+from prd_lightning.tinyworld.shapes import Scene
+
+logger = logging.getLogger(__name__)
+
+NULL_PROMPT_SHARE = 0.12
+VIEWS = 4
+
+
+@dataclass(frozen=True)
+class TinyWorldPlan:
+    """Sizes of the data and lengths of the trainings; the defaults made the shipped weights."""
+
+    rings_per_pair: int = 12
+    compositions: int = 2600
+    clip: Stage = Stage(1500, 128, 1e-3)
+    vae: Stage = Stage(1500, 12, 2e-3)
+    stable_diffusion: Stage = Stage(4000, 64, 1.2e-3)
+    mvdream: Stage = Stage(4000, 24, 1e-3)
+    richdreamer_nd: Stage = Stage(4000, 14, 1.2e-3)
+    seed: int = 0
+
+
+@dataclass
+class TinyWorldTrainer:
+    """Trains the models one by one and writes them as diffusers and transformers folders.
+
+    Attributes:
+        output: folder of the finished models.
+        cache: folder of renders and training states; an interrupted training continues from there.
+        plan: what is trained for how long.
+        device: where to train.
+    """
+
+    output: Path
+    cache: Path
+    plan: TinyWorldPlan = field(default_factory=TinyWorldPlan)
+    device: torch.device = torch.device("cpu")
+
+    def groups(self) -> dataset.RenderedGroups:
+        """The training renders."""
+        scenes = dataset.training_scenes(self.plan.rings_per_pair, self.plan.compositions, self.plan.seed)
+        return dataset.render_groups(scenes, self.cache / "training_renders.safetensors", self.plan.seed)
+
+    # ------------------------------------------------------------------------------------------------ clip and vae
+
+    def train_clip(self) -> None:
+        """Contrastive training; the same objects with swapped places or colours are extra negatives."""
+        groups, tokenizer = self.groups(), models.build_tokenizer()
+        torch.manual_seed(self.plan.seed)
+        clip = models.build_clip(tokenizer).to(self.device)
+        pictures = groups.rgb.flatten(0, 1)
+
+        def loss_of_batch(generator: torch.Generator) -> Tensor:
+            index = torch.randint(len(pictures), (self.plan.clip.batch_size,), generator=generator)
+            draw = random.Random(int(index.sum()))
+            scenes = [groups.scenes[i // VIEWS] for i in index.tolist()]
+            described = scenes + [_confused(scene, draw) for scene in scenes]
+            tokens = tokenizer([describe(scene, draw) for scene in described], padding=True, return_tensors="pt")
+            noise = 0.03 * torch.randn(len(index), 3, 64, 64, generator=generator)
+            images = (to_signed(pictures[index]) + noise).to(self.device)
+            text = functional.normalize(clip.get_text_features(tokens.input_ids.to(self.device)).pooler_output, dim=-1)
+            image = functional.normalize(clip.get_image_features(images).pooler_output, dim=-1)
+            logits = clip.logit_scale.exp().clamp_max(100) * image @ text.T
+            # The same scene may occur twice in a batch: spread the target over all its copies.
+            number = {scene: position for position, scene in enumerate(described)}
+            numbers = torch.tensor([number[scene] for scene in described], device=self.device)
+            same = (numbers[: len(index), None] == numbers).float()
+            to_text = functional.cross_entropy(logits, same / same.sum(dim=1, keepdim=True))
+            same = same[:, : len(index)]
+            to_image = functional.cross_entropy(logits[:, : len(index)].T, same / same.sum(dim=1, keepdim=True))
+            return 0.5 * (to_text + to_image)
+
+        trained = train("clip", clip, loss_of_batch, self.plan.clip, self.cache / "states")
+        trained.half().save_pretrained(self.output / "clip")
+        tokenizer.save_pretrained(self.output / "clip")
+
+    def train_vae(self) -> None:
+        """Reconstruction of whole pictures (64 pixels) and of the multi-view teacher's smaller ones (32 pixels)."""
+        groups = self.groups()
+        torch.manual_seed(self.plan.seed)
+        vae = models.build_vae().to(self.device)
+        pictures = groups.rgb.flatten(0, 1)
+
+        def reconstruction(images: Tensor, generator: torch.Generator) -> Tensor:
+            posterior = vae.encode(images).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(images)
+            restored = vae.decode(posterior.mean + posterior.std * noise).sample
+            return functional.l1_loss(restored, images) + functional.mse_loss(restored, images) + 1e-5 * posterior.kl().mean()
+
+        def loss_of_batch(generator: torch.Generator) -> Tensor:
+            index = torch.randint(len(pictures), (2 * self.plan.vae.batch_size,), generator=generator)
+            images = to_signed(pictures[index]).to(self.device)
+            large, small = images.chunk(2)
+            return reconstruction(large, generator) + reconstruction(functional.avg_pool2d(small, 2), generator)
+
+        trained = train("vae", vae, loss_of_batch, self.plan.vae, self.cache / "states")
+        latents = encode_pictures(trained, pictures[:: max(1, len(pictures) // 2000)], 64, scaled=False)
+        trained.register_to_config(scaling_factor=float(1.0 / latents.std()))
+        trained.half().save_pretrained(self.cache / "vae")
+
+    # ------------------------------------------------------------------------------------------------ denoisers
+
+    def train_stable_diffusion(self) -> None:
+        """Single views; half of the prompts name the view, as the teacher's prompts do in distillation."""
+        groups, vae = self.groups(), AutoencoderKL.from_pretrained(self.cache / "vae").float()
+        latents = encode_pictures(vae, groups.rgb.flatten(0, 1), 64)
+        azimuth = groups.orbit[..., 1].flatten()
+
+        def batch(index: Tensor, draw: random.Random) -> tuple[Tensor, list[str], Tensor | None]:
+            prompts = []
+            for i in index.tolist():
+                view = f", {horizontal_view_name(float(azimuth[i]))} view" if draw.random() < 0.5 else ""
+                prompts.append(describe(groups.scenes[i // VIEWS], draw) + view)
+            return latents[index], prompts, None
+
+        unet = models.build_unet(16, camera=False)
+        self._train_denoiser("stable_diffusion", unet, len(latents), batch, self.plan.stable_diffusion)
+        vae.half().save_pretrained(self.output / "stable_diffusion" / "vae")
+
+    def train_mvdream(self) -> None:
+        """Four views at half the picture size, conditioned on their cameras."""
+        groups, vae = self.groups(), AutoencoderKL.from_pretrained(self.cache / "vae").float()
+        latents = encode_pictures(vae, groups.rgb.flatten(0, 1), 32).unflatten(0, (-1, VIEWS))
+        single_view = UNet2DConditionModel.from_pretrained(self.output / "stable_diffusion" / "unet").float()
+        unet = models.build_unet(8, camera=True)
+        unet.load_state_dict(single_view.state_dict(), strict=False)
+
+        def batch(index: Tensor, draw: random.Random) -> tuple[Tensor, list[str], Tensor | None]:
+            cameras = groups.cameras(index)
+            return latents[index].flatten(0, 1), [describe(groups.scenes[i], draw) for i in index.tolist()], mvdream_camera_condition(cameras)
+
+        self._train_denoiser("mvdream", unet, len(latents), batch, self.plan.mvdream)
+        vae.half().save_pretrained(self.output / "mvdream" / "vae")
+
+    def train_richdreamer_nd(self) -> None:
+        """Four views of camera normals and disparity, used as the latent without an autoencoder."""
+        groups = self.groups()
+        maps = groups.normal_disparity.float().permute(0, 1, 4, 2, 3)
+
+        def batch(index: Tensor, draw: random.Random) -> tuple[Tensor, list[str], Tensor | None]:
+            cameras = groups.cameras(index)
+            return maps[index].flatten(0, 1), [describe(groups.scenes[i], draw) for i in index.tolist()], richdreamer_camera_condition(cameras)
+
+        self._train_denoiser("richdreamer_nd", models.build_unet(16, camera=True), len(maps), batch, self.plan.richdreamer_nd)
+
+    def _train_denoiser(self, name: str, unet: nn.Module, samples: int, batch, stage: Stage) -> None:
+        """Noise prediction with dropped prompts; ``batch(index, draw)`` gives latents, prompts and camera numbers."""
+        tokenizer = CLIPTokenizer.from_pretrained(self.output / "clip")
+        text_model = CLIPModel.from_pretrained(self.output / "clip").float().text_model.to(self.device).eval()
+        scheduler = models.build_scheduler()
+        alphas = scheduler.alphas_cumprod.to(self.device)
+        unet = unet.to(self.device)
+        if unet.class_embedding is not None:
+            install_joint_view_attention(unet, VIEWS)
+
+        def loss_of_batch(generator: torch.Generator) -> Tensor:
+            index = torch.randint(samples, (stage.batch_size,), generator=generator)
+            draw = random.Random(int(index.sum()) + int(index[0]))
+            clean, prompts, cameras = batch(index, draw)
+            prompts = ["" if draw.random() < NULL_PROMPT_SHARE else prompt for prompt in prompts]
+            with torch.no_grad():
+                tokens = text_model(tokenize(tokenizer, prompts).to(self.device)).last_hidden_state
+            repeats = len(clean) // len(prompts)
+            t = torch.randint(1000, (len(prompts),), generator=generator).repeat_interleave(repeats).to(self.device)
+            noise = torch.randn(clean.shape, generator=generator).to(self.device)
+            level = alphas[t][:, None, None, None]
+            noisy = level.sqrt() * clean.to(self.device) + (1 - level).sqrt() * noise
+            labels = None if cameras is None else cameras.to(self.device)
+            predicted = unet(noisy, t, tokens.repeat_interleave(repeats, dim=0), class_labels=labels).sample
+            # Plain noise prediction hardly weighs the clean picture at high noise, where distillation asks for it.
+            weight = ((1 - level) / level).sqrt().clamp(0.4, 5.0)
+            return (weight * (predicted - noise).square()).mean()
+
+        trained = train(name, unet, loss_of_batch, stage, self.cache / "states")
+        folder = self.output / name
+        trained.half().save_pretrained(folder / "unet")
+        text_model.half().save_pretrained(folder / "text_encoder")
+        tokenizer.save_pretrained(folder / "tokenizer")
+        scheduler.save_pretrained(folder / "scheduler")
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
+    """Token numbers [B, 77]."""
+    return tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+
+
+def to_signed(pictures: Tensor) -> Tensor:
+    """[B, H, W, 3] bytes to [B, 3, H, W] in [-1, 1]."""
+    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+@torch.no_grad()
+def encode_pictures(vae: AutoencoderKL, pictures: Tensor, size: int, scaled: bool = True) -> Tensor:
+    """Latents [N, 4, size / 4, size / 4] of [N, 64, 64, 3] bytes, shrunk to ``size`` first."""
+    latents = []
+    for chunk in pictures.split(256):
+        images = functional.adaptive_avg_pool2d(to_signed(chunk), size).to(vae.device)
+        latents.append(vae.encode(images).latent_dist.mean.cpu())
+    return torch.cat(latents) * (vae.config.scaling_factor if scaled else 1.0)
+
+
+def _confused(scene: Scene, draw: random.Random) -> Scene:
+    """A scene that is easily taken for ``scene``: colours or places swapped, another arrangement, or another colour."""
+    if len(scene.parts) == 1:
+        (shape, color), = scene.concepts
+        return Scene.single(shape, draw.choice([other for other in models.COLORS if other != color]))
+    (shape_a, color_a), (shape_b, color_b) = scene.concepts
+    other = "beside" if scene.arrangement == "on" else "on"
+    return draw.choice(
+        [
+            Scene.composition((shape_a, color_b), (shape_b, color_a), scene.arrangement),
+            Scene.composition((shape_b, color_b), (shape_a, color_a), scene.arrangement),
+            Scene.composition((shape_a, color_a), (shape_b, color_b), other),
+        ]
+    )
+
+
+STAGES = ("clip", "vae", "stable_diffusion", "mvdream", "richdreamer_nd")
