@@ -1,0 +1,182 @@
+"""The volume renderer: NeuS on triplane fields, with a proposal pass and colour only where rays carry weight.
+
+A coarse pass without gradients finds the surface, a fine pass is differentiable. In training at full size a picture is a coarse
+global pass, up-sampled, with one random full-resolution patch pasted in (design section 4).
+"""
+
+from dataclasses import fields, replace
+
+import torch
+import torch.nn.functional as functional
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prd_lightning.cameras import Cameras
+from prd_lightning.errors import ConfigurationError
+from prd_lightning.field import PreparedPlanes, TriplaneField
+from prd_lightning.rendering.maps import Background, RenderedMaps, disparity_from_depth, normal_to_camera, resize_map
+from prd_lightning.rendering.neus import INVERSE_STANDARD_DEVIATION, neus_alpha, render_weights, resample
+
+EVALUATION_RAYS = 16384
+"""Rays of one scene per chunk when no gradient is needed."""
+
+
+class VolumeRenderer(nn.Module):
+    """Renders fields along rays.
+
+    Args:
+        image_size: height and width of the maps.
+        global_size: height and width of the coarse pass in training; None renders every pixel.
+        patch_size: height and width of the full-resolution patch in training.
+        proposal_samples: sections of the pass without gradients.
+        fine_samples: sections of the differentiable pass.
+        near, far: distances along the ray between which the object is looked for.
+        bounding_radius: with a radius the search is limited to the ball of that radius at the origin; rays that miss the
+            ball show the background.
+        inverse_standard_deviation: sharpness k of the surface.
+        color_samples: colour is evaluated at this many heaviest sections of a ray, None for all.
+        stratified: shift the sections at random in training.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 128,
+        global_size: int | None = 42,
+        patch_size: int = 40,
+        proposal_samples: int = 64,
+        fine_samples: int = 128,
+        near: float = 0.1,
+        far: float = 4.0,
+        bounding_radius: float | None = None,
+        inverse_standard_deviation: float = INVERSE_STANDARD_DEVIATION,
+        color_samples: int | None = None,
+        stratified: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 0 < near < far:
+            raise ConfigurationError(f"near and far must satisfy 0 < near < far, got near={near}, far={far}")
+        if global_size is not None and not 0 < patch_size <= image_size:
+            raise ConfigurationError(f"patch_size ({patch_size}) must lie between 1 and image_size ({image_size})")
+        if min(proposal_samples, fine_samples) < 2:
+            raise ConfigurationError(f"at least 2 samples are needed, got {proposal_samples} proposal and {fine_samples} fine")
+        self.image_size, self.global_size, self.patch_size = image_size, global_size, patch_size
+        self.proposal_samples, self.fine_samples = proposal_samples, fine_samples
+        self.near, self.far, self.bounding_radius = near, far, bounding_radius
+        self.inverse_standard_deviation = inverse_standard_deviation
+        self.color_samples, self.stratified = color_samples, stratified
+
+    def forward(
+        self, field: TriplaneField, prepared: PreparedPlanes, cameras: Cameras, background: Background
+    ) -> RenderedMaps:
+        """Maps of B scenes from V = B * views cameras."""
+        if not self.training or self.global_size is None:
+            return self._render(field, prepared, cameras, background, self.image_size)
+        coarse = self._render(field, prepared, cameras, background, self.global_size)
+        limit = self.image_size - self.patch_size + 1
+        top, left = (int(torch.randint(limit, ())) for _ in range(2))
+        window = (slice(top, top + self.patch_size), slice(left, left + self.patch_size))
+        patch = self._render(field, prepared, cameras, background, self.image_size, window)
+        return _paste(coarse, patch, window, self.image_size)
+
+    def _render(
+        self,
+        field: TriplaneField,
+        prepared: PreparedPlanes,
+        cameras: Cameras,
+        background: Background,
+        size: int,
+        window: tuple[slice, slice] = (slice(None), slice(None)),
+    ) -> RenderedMaps:
+        origins, directions = (rays[:, window[0], window[1]] for rays in cameras.rays(size, size))
+        views, height, width, _ = directions.shape
+        flat = [rays.reshape(prepared.batch, -1, 3) for rays in (origins, directions)]
+        step = flat[0].shape[1] if torch.is_grad_enabled() else EVALUATION_RAYS
+        chunks = [self._integrate(field, prepared, *pair) for pair in zip(*(rays.split(step, dim=1) for rays in flat))]
+        rgb, opacity, depth, normal = (
+            torch.cat(parts, dim=1).reshape(views, height, width, -1) for parts in list(zip(*chunks))[:4]
+        )
+        normal = functional.normalize(normal, dim=-1)
+        return RenderedMaps(
+            rgb=rgb + (1 - opacity) * background(directions),
+            opacity=opacity,
+            depth=depth,
+            disparity=disparity_from_depth(depth, opacity, cameras.distance),
+            normal_world=normal,
+            normal_camera=normal_to_camera(normal, opacity, cameras),
+            sdf_gradient=torch.cat([chunk[4] for chunk in chunks]),
+        )
+
+    def _bounds(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """First and last distance of each ray ([R]), and which rays ([B, R] bool) meet the bounding ball."""
+        near, far = torch.full_like(origins[..., 0], self.near), torch.full_like(origins[..., 0], self.far)
+        if self.bounding_radius is None:
+            return near, far, torch.ones_like(near, dtype=torch.bool)
+        closest = -(origins * directions).sum(-1)
+        half_chord = self.bounding_radius**2 - (origins + closest[..., None] * directions).square().sum(-1)
+        hits, half_chord = half_chord > 0, half_chord.clamp_min(1e-6).sqrt()
+        return (closest - half_chord).clamp_min(self.near), (closest + half_chord).clamp_max(self.far), hits
+
+    def _integrate(
+        self, field: TriplaneField, prepared: PreparedPlanes, origins: Tensor, directions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """rgb [B, R, 3] (foreground), opacity, depth [B, R, 1], summed normals [B, R, 3], gradients [M, 3]."""
+        near, far, hits = self._bounds(origins, directions)
+        edges = self._proposal(field, prepared, origins, directions, near, far)
+        lengths, middle = edges.diff(dim=-1), 0.5 * (edges[..., 1:] + edges[..., :-1])
+        points = origins[..., None, :] + middle[..., None] * directions[..., None, :]
+        sdf, gradient = field.sdf_and_gradient(prepared, points.flatten(1, 2))
+        normal = functional.normalize(gradient, dim=-1).view_as(points)
+        cosine = (normal * directions[..., None, :]).sum(-1)
+        alpha = neus_alpha(sdf.view_as(middle), cosine, lengths, self.inverse_standard_deviation)
+        weights = render_weights((alpha * hits[..., None]).flatten(0, 1)).view_as(alpha)
+        opacity = weights.sum(-1, keepdim=True)
+        depth = (weights * middle).sum(-1, keepdim=True)
+        summed_normal = (weights[..., None] * normal).sum(-2)
+        return self._color(field, prepared, points, weights), opacity, depth, summed_normal, gradient.flatten(0, 1)
+
+    def _color(self, field: TriplaneField, prepared: PreparedPlanes, points: Tensor, weights: Tensor) -> Tensor:
+        if self.color_samples is None or self.color_samples >= weights.shape[-1]:
+            rgb = field.color(prepared, points.flatten(1, 2)).view_as(points)
+            return (weights[..., None] * rgb).sum(-2)
+        heaviest, index = weights.topk(self.color_samples, dim=-1)
+        chosen = points.gather(-2, index[..., None].expand(*index.shape, 3))
+        rgb = field.color(prepared, chosen.flatten(1, 2)).view_as(chosen)
+        # The left-out sections carry little weight; the chosen ones stand for them.
+        share = weights.sum(-1, keepdim=True) / heaviest.sum(-1, keepdim=True).clamp_min(1e-6)
+        return ((heaviest * share)[..., None] * rgb).sum(-2)
+
+    @torch.no_grad()
+    def _proposal(
+        self, field: TriplaneField, prepared: PreparedPlanes, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor
+    ) -> Tensor:
+        """Section edges [B, R, fine + 1]: evenly spaced sections, weighed by NeuS with a head-on surface, resampled."""
+        count = self.proposal_samples
+        jitter = torch.rand_like(near) if self.training and self.stratified else torch.full_like(near, 0.5)
+        spaced = torch.arange(count + 1, device=near.device, dtype=near.dtype) / count
+        edges = near[..., None] + (far - near)[..., None] * spaced
+        lengths = (far - near)[..., None] / count
+        middle = edges[..., :-1] + lengths * jitter[..., None]
+        points = origins[..., None, :] + middle[..., None] * directions[..., None, :]
+        sdf = field.sdf(prepared, points.flatten(1, 2)).view_as(middle)
+        alpha = neus_alpha(sdf, -1.0, lengths, self.inverse_standard_deviation)
+        weights = render_weights(alpha.flatten(0, 1))
+        # A section's neighbours share its weight: the surface may lie just beyond its edge.
+        padded = functional.pad(weights, (1, 1), mode="replicate")
+        spread = torch.maximum(torch.maximum(padded[:, :-2], padded[:, 2:]), weights)
+        return resample(edges.flatten(0, 1), spread + 0.01, self.fine_samples).view(*near.shape, -1)
+
+
+def _paste(coarse: RenderedMaps, patch: RenderedMaps, window: tuple[slice, slice], size: int) -> RenderedMaps:
+    """The up-sampled coarse maps with the patch in their ``window``."""
+    pasted = {}
+    for item in fields(RenderedMaps):
+        value = getattr(coarse, item.name)
+        if not isinstance(value, Tensor):
+            continue
+        if item.name == "sdf_gradient":
+            pasted[item.name] = torch.cat([value, patch.sdf_gradient])
+            continue
+        large = resize_map(value, size).clone()
+        large[:, window[0], window[1]] = getattr(patch, item.name)
+        pasted[item.name] = large
+    return replace(coarse, **pasted)
