@@ -153,6 +153,32 @@ class TriplaneField(nn.Module):
         """Signed distance, negative inside."""
         return self.sdf_network(self.geometry_features(prepared, points)).squeeze(-1) + self._sphere(points)
 
+    @torch.no_grad()
+    def grid_sdf(self, prepared: PreparedPlanes, resolution: int) -> Float[Tensor, "batch points"]:
+        """Signed distances at the (resolution + 1)^3 points of a regular grid over [-1, 1]^3, x slowest; without gradients.
+
+        A grid point is a pixel of each plane, so (resolution + 1)^2 look-ups a plane suffice; the first layer is linear and has
+        no bias, so it is applied before the three planes are summed.
+        """
+        side, table = resolution + 1, prepared.geometry
+        axis = torch.linspace(-1.0, 1.0, side, device=table.device, dtype=table.dtype)
+        first, second = (values.reshape(-1) for values in torch.meshgrid(axis, axis, indexing="ij"))
+        zero = torch.zeros_like(first)
+        pixels = [torch.stack(axes, dim=-1) for axes in ((first, second, zero), (first, zero, second), (zero, first, second))]
+        rows, weights = texel_weights(torch.cat(pixels)[None], prepared.height, prepared.width, derivatives=False)
+        own_plane = torch.arange(3, device=table.device).repeat_interleave(side * side)[None, :, None, None]
+        rows = rows.take_along_dim(own_plane, dim=2).expand(prepared.batch, -1, -1, -1)
+        weights = weights.squeeze(2).take_along_dim(own_plane, dim=2)
+        looked_up = (weights.unsqueeze(-2) @ self._gather(table, prepared, rows)).flatten(2)
+        hidden = functional.linear(looked_up, self.sdf_network[0].weight).unflatten(1, (3, side, side))
+        sphere = torch.hypot(axis[:, None], axis)
+        slabs = []
+        for index in range(side):  # slab by slab, so that the hidden layers stay in the cache
+            slab = hidden[:, 0, index, :, None] + hidden[:, 1, index, None, :] + hidden[:, 2]
+            distance = self.sdf_network[1:](slab).squeeze(-1) + torch.hypot(sphere, axis[index]) - self.sphere_radius
+            slabs.append(distance.flatten(1))
+        return torch.cat(slabs, dim=1)
+
     def sdf_and_deformation(
         self, prepared: PreparedPlanes, points: Float[Tensor, "batch points 3"]
     ) -> tuple[Float[Tensor, "batch points"], Float[Tensor, "batch points 3"]]:

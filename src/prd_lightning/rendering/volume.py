@@ -17,8 +17,8 @@ from prd_lightning.field import PreparedPlanes, TriplaneField
 from prd_lightning.rendering.maps import Background, RenderedMaps, disparity_from_depth, normal_to_camera, resize_map
 from prd_lightning.rendering.neus import INVERSE_STANDARD_DEVIATION, neus_alpha, render_weights, resample
 
-EVALUATION_RAYS = 16384
-"""Rays of one scene per chunk when no gradient is needed."""
+EVALUATION_SAMPLES = 400_000
+"""Points that are looked up at once when no gradient is needed."""
 
 
 class VolumeRenderer(nn.Module):
@@ -90,7 +90,9 @@ class VolumeRenderer(nn.Module):
         origins, directions = (rays[:, window[0], window[1]] for rays in cameras.rays(size, size))
         views, height, width, _ = directions.shape
         flat = [rays.reshape(prepared.batch, -1, 3) for rays in (origins, directions)]
-        step = flat[0].shape[1] if torch.is_grad_enabled() else EVALUATION_RAYS
+        step = flat[0].shape[1]
+        if not torch.is_grad_enabled():
+            step = max(1, EVALUATION_SAMPLES // (prepared.batch * max(self.proposal_samples, self.fine_samples)))
         chunks = [self._integrate(field, prepared, *pair) for pair in zip(*(rays.split(step, dim=1) for rays in flat))]
         rgb, opacity, depth, normal = (
             torch.cat(parts, dim=1).reshape(views, height, width, -1) for parts in list(zip(*chunks))[:4]

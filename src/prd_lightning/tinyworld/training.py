@@ -40,9 +40,9 @@ class TinyWorldPlan:
     compositions: int = 2600
     clip: Stage = Stage(1500, 128, 1e-3)
     vae: Stage = Stage(1500, 12, 2e-3)
-    stable_diffusion: Stage = Stage(4000, 64, 1.2e-3)
-    mvdream: Stage = Stage(4000, 24, 1e-3)
-    richdreamer_nd: Stage = Stage(4000, 14, 1.2e-3)
+    stable_diffusion: Stage = Stage(2800, 64, 1.2e-3)
+    mvdream: Stage = Stage(1800, 24, 1e-3)
+    richdreamer_nd: Stage = Stage(2200, 14, 1.2e-3)
     seed: int = 0
 
 
