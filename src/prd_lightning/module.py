@@ -13,7 +13,7 @@ The graphs of the K steps are independent, so each is one gradient-accumulation 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import lightning
@@ -21,30 +21,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from prd_lightning.architecture import Architecture, trainable_state
 from prd_lightning.data import PromptBatch
-from prd_lightning.diffusion import NoiseSchedule, sample_unroll_timesteps
-from prd_lightning.errors import CheckpointFormatError, ConfigurationError
-from prd_lightning.field import TriplaneField
-from prd_lightning.generator import TriplaneGenerator
-from prd_lightning.losses import eikonal, scheduled, sparsity
-from prd_lightning.rendering import RenderedMaps
+from prd_lightning.diffusion import sample_unroll_timesteps
+from prd_lightning.errors import ConfigurationError
+from prd_lightning.field import PreparedPlanes
+from prd_lightning.generator import copy_state
+from prd_lightning.losses import Schedule, eikonal, scheduled, sparsity
+from prd_lightning.rendering import LearnedBackground, RenderedMaps
+from prd_lightning.sampling import sample_planes
 from prd_lightning.teachers import Teacher, TeacherResult
-from prd_lightning.text import PromptEncoder
 
 logger = logging.getLogger(__name__)
-
-Schedule = float | int | list[float] | tuple[float, ...]
 
 
 class PRDModule(lightning.LightningModule):
     """Owns the generator, the progressive unroll and the losses.
 
     Args:
-        generator: adapted Stable Diffusion (latents to planes); only its adapters train.
-        field: planes to signed distance and colour.
-        background: environment of the pictures, called with ray directions and the pooled prompt.
-        prompt_encoder: the frozen text encoder of the generator.
-        noise_schedule: of the generator.
+        architecture: of the generator; its parts are built from it.
         renderers: by name, ``volume`` and / or ``mesh``.
         teachers: by name; each scores the renderers that it names.
         optimizer: called with the list of trainable parameters.
@@ -59,11 +54,7 @@ class PRDModule(lightning.LightningModule):
 
     def __init__(
         self,
-        generator: TriplaneGenerator,
-        field: TriplaneField,
-        background: nn.Module,
-        prompt_encoder: PromptEncoder,
-        noise_schedule: NoiseSchedule,
+        architecture: Architecture,
         renderers: Mapping[str, nn.Module],
         teachers: Mapping[str, Teacher],
         optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
@@ -85,8 +76,10 @@ class PRDModule(lightning.LightningModule):
                     f"teacher {name!r} scores {list(teacher.renderers)}, but the renderers are {list(renderers)}; "
                     "set the teacher's `renderers` or choose another renderer group"
                 )
-        self.generator, self.field, self.background = generator, field, background
-        self.prompt_encoder, self.noise_schedule = prompt_encoder, noise_schedule
+        self.architecture, self.parts = architecture, architecture.build()
+        self.generator, self.field = self.parts.generator, self.parts.field
+        self.prompt_encoder, self.noise_schedule = self.parts.prompt_encoder, self.parts.noise_schedule
+        self.background = LearnedBackground(self.prompt_encoder.pooled_width)
         self.renderers, self.teachers = nn.ModuleDict(renderers), nn.ModuleDict(teachers)
         self.make_optimizer = optimizer
         self.unroll_steps = unroll_steps
@@ -197,36 +190,28 @@ class PRDModule(lightning.LightningModule):
 
     def trainable_state_dict(self) -> dict[str, Float[Tensor, "..."]]:
         """The tensors that training changes, by name: ``generator.*``, ``field.*``, ``background.*``."""
-        state = {f"generator.{name}": value for name, value in self.generator.trainable_state_dict().items()}
-        for name in ("field", "background"):
-            state |= {f"{name}.{key}": value for key, value in getattr(self, name).state_dict().items()}
-        return state
-
-    def load_trainable_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Loads what ``trainable_state_dict`` returned.
-
-        Raises:
-            CheckpointFormatError: a tensor is missing, unknown, or has another shape.
-        """
-        own = self.trainable_state_dict()
-        if missing := sorted(own.keys() - state.keys()):
-            raise CheckpointFormatError(f"the checkpoint lacks {len(missing)} tensors of this architecture, e.g. {missing[:3]}")
-        if unknown := sorted(state.keys() - own.keys()):
-            raise CheckpointFormatError(f"the checkpoint has {len(unknown)} unknown tensors, e.g. {unknown[:3]}")
-        for name, value in own.items():
-            if value.shape != state[name].shape:
-                raise CheckpointFormatError(
-                    f"{name} has shape {list(state[name].shape)} in the checkpoint but {list(value.shape)} in this architecture"
-                )
-            value.detach().copy_(state[name])
+        background = {f"background.{name}": value for name, value in self.background.state_dict().items()}
+        return trainable_state(self.generator, self.field) | background
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Keeps the trainable tensors only: the frozen base and the teachers are never saved."""
+        """Keeps the trainable tensors and their architecture: the frozen base and the teachers are never saved."""
         checkpoint["state_dict"] = {name: value.detach() for name, value in self.trainable_state_dict().items()}
+        checkpoint["architecture"] = self.architecture.to_dict()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Checks and loads the trainable tensors."""
-        self.load_trainable_state_dict(checkpoint["state_dict"])
+        """Checks and loads the trainable tensors.
+
+        Raises:
+            CheckpointFormatError: the checkpoint is of another architecture.
+        """
+        self.architecture.check_same(Architecture.from_dict(checkpoint["architecture"]))
+        copy_state(self.trainable_state_dict(), checkpoint["state_dict"])
+
+    # ----------------------------------------------------------------------------------------------- inference
+
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> PreparedPlanes:
+        """Planes of B prompts with the current weights, see ``sampling.sample_planes``."""
+        return sample_planes(self.parts, prompts, seeds, self.unroll_steps)
 
 
 def surrogate_loss(maps: Mapping[str, RenderedMaps], result: TeacherResult) -> Tensor:

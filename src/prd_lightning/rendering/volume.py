@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 
 import torch
 import torch.nn.functional as functional
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from prd_lightning.cameras import Cameras

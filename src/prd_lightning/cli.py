@@ -1,0 +1,55 @@
+"""``prd VERB``: one command for everything. Each verb is a module with ``configure(parser)`` and ``run(arguments)``."""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from prd_lightning import __version__
+from prd_lightning.errors import PRDError
+
+VERBS = {
+    "train": "distil teachers into a generator",
+    "generate": "turn prompts into mesh files",
+    "evaluate": "score a run's generator on held-out prompts",
+    "tinyworld": "train the tiny models that ship with the package",
+}
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The command's parser; only the module of ``verb`` is imported, so that ``--help`` is quick."""
+    parser = argparse.ArgumentParser(
+        prog="prd", description="Text-to-mesh generators by progressive rendering distillation.", epilog="prd VERB --help shows examples."
+    )
+    parser.add_argument("--version", action="version", version=f"prd_lightning {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, summary in VERBS.items():
+        child = verbs.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name == verb:
+            importlib.import_module(f"prd_lightning.{name}").configure(child)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; a user's mistake is one line on the error stream and status 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=os.environ.get("PRD_LOG_LEVEL", "INFO").upper(), format="%(levelname)s %(name)s: %(message)s")
+    verb = given[0] if given and given[0] in VERBS else None
+    parsed = build_parser(verb).parse_args(given)
+    try:
+        return importlib.import_module(f"prd_lightning.{parsed.verb}").run(parsed)
+    except PRDError as error:
+        print(f"prd {parsed.verb}: error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"prd {parsed.verb}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

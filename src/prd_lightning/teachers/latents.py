@@ -1,0 +1,30 @@
+"""Pictures to VAE latents and back, for the teachers that look at colour."""
+
+import torch
+from diffusers import AutoencoderKL
+from jaxtyping import Float
+from torch import Tensor
+
+from prd_lightning.rendering import resize_map
+
+LATENT_CHANNELS = 4
+
+
+def latent_size(vae: AutoencoderKL, image_size: int) -> int:
+    """Height and width of the latents of square pictures."""
+    return image_size // 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def encode_rgb(
+    vae: AutoencoderKL, rgb: Float[Tensor, "views height width 3"], image_size: int
+) -> Float[Tensor, "views channels latent_height latent_width"]:
+    """Scaled latents (the mean of the posterior) of pictures in [0, 1], differentiable in the pictures."""
+    pictures = resize_map(rgb, image_size).permute(0, 3, 1, 2) * 2 - 1
+    return vae.encode(pictures.to(vae.dtype)).latent_dist.mean.to(rgb) * vae.config.scaling_factor
+
+
+@torch.no_grad()
+def decode_rgb(vae: AutoencoderKL, latents: Float[Tensor, "views channels latent_height latent_width"]) -> Float[Tensor, "views height width 3"]:
+    """Pictures in [0, 1] of scaled latents."""
+    pictures = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.to(latents)
+    return (pictures.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)
