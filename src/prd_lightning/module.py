@@ -112,7 +112,7 @@ class PRDModule(lightning.LightningModule):
             result = teacher.map_gradients(scored, teacher_prompts, batch.cameras, self.global_step, generator=draw)
             weight = scheduled(teacher.weight, self.global_step)
             loss = loss + weight * surrogate_loss(scored, result)
-            self._log_teacher(name, result, batch.unroll_step)
+            self._log_teacher(name, result)
         loss = loss + self._regularization(maps)
         self.log("train/loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False)
         if "mesh" in maps:
@@ -159,8 +159,8 @@ class PRDModule(lightning.LightningModule):
             total = total + scheduled(weight, self.global_step) * value
         return total
 
-    def _log_teacher(self, name: str, result: TeacherResult, unroll_step: int) -> None:
-        self.log(f"train/{name}", result.loss, prog_bar=unroll_step == self.unroll_steps - 1, on_step=True, on_epoch=False)
+    def _log_teacher(self, name: str, result: TeacherResult) -> None:
+        self.log(f"train/{name}", result.loss, prog_bar=True, on_step=True, on_epoch=False)
         for key, value in result.log.items():
             self.log(f"train/{name}/{key}", value, on_step=True, on_epoch=False)
         if result.nonfinite:
