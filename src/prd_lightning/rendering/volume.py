@@ -108,7 +108,7 @@ class VolumeRenderer(nn.Module):
         )
 
     def _bounds(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """First and last distance of each ray ([R]), and which rays ([B, R] bool) meet the bounding ball."""
+        """First and last distance of each ray ([B, R]), and which rays ([B, R] bool) meet the bounding ball."""
         near, far = torch.full_like(origins[..., 0], self.near), torch.full_like(origins[..., 0], self.far)
         if self.bounding_radius is None:
             return near, far, torch.ones_like(near, dtype=torch.bool)
@@ -120,8 +120,25 @@ class VolumeRenderer(nn.Module):
     def _integrate(
         self, field: TriplaneField, prepared: PreparedPlanes, origins: Tensor, directions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """rgb [B, R, 3] (foreground), opacity, depth [B, R, 1], summed normals [B, R, 3], gradients [M, 3]."""
+        """rgb [B, R, 3] (foreground), opacity, depth [B, R, 1], summed normals [B, R, 3], gradients [M, 3].
+
+        Rays that miss the ball are left out before any look-up: each scene keeps as many rays as the scene with the most hits.
+        """
         near, far, hits = self._bounds(origins, directions)
+        if hits.all():
+            return self._march(field, prepared, origins, directions, near, far, hits)
+        kept = hits.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(1, int(hits.sum(dim=1).max()))]
+        vectors = [rays.gather(1, kept[..., None].expand(-1, -1, 3)) for rays in (origins, directions)]
+        *maps, gradient = self._march(field, prepared, *vectors, *(values.gather(1, kept) for values in (near, far, hits)))
+        spread = [
+            origins.new_zeros(*hits.shape, values.shape[-1]).scatter(1, kept[..., None].expand_as(values), values) for values in maps
+        ]
+        return *spread, gradient
+
+    def _march(
+        self, field: TriplaneField, prepared: PreparedPlanes, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, hits: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """See ``_integrate``; every ray is evaluated, those that are no ``hits`` stay empty."""
         edges = self._proposal(field, prepared, origins, directions, near, far)
         lengths, middle = edges.diff(dim=-1), 0.5 * (edges[..., 1:] + edges[..., :-1])
         points = origins[..., None, :] + middle[..., None] * directions[..., None, :]
