@@ -11,7 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
 from prd_lightning.cameras import turntable_cameras
-from prd_lightning.checkpoints import load_generator, save_generator
+from prd_lightning.checkpoints import GENERATOR_FILE, load_generator, save_generator
 from prd_lightning.errors import CheckpointFormatError, ConfigurationError, MissingWeightsError
 from prd_lightning.mesh import preview_sheet
 from prd_lightning.module import PRDModule
@@ -19,7 +19,6 @@ from prd_lightning.rendering import MeshRenderer, RenderedMaps, WhiteBackground
 
 logger = logging.getLogger(__name__)
 
-GENERATOR_FILE = "generator.safetensors"
 TRAINER_FILE = "trainer_state.ckpt"
 
 

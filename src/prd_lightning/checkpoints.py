@@ -16,6 +16,7 @@ from prd_lightning.errors import CheckpointFormatError, MissingWeightsError
 from prd_lightning.files import atomic_write
 
 FORMAT = "prd_lightning.generator.1"
+GENERATOR_FILE = "generator.safetensors"
 
 
 def save_generator(path: str | Path, tensors: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> None:

@@ -95,10 +95,10 @@ class MeshRenderer(nn.Module):
         return RenderedMaps(**{name: torch.cat([part[name] for part in parts]) for name in names}, empty_mesh_count=empty)
 
     def extract(
-        self, field: TriplaneField, prepared: PreparedPlanes
+        self, field: TriplaneField, prepared: PreparedPlanes, sdf: Float[Tensor, "batch points"] | None = None
     ) -> list[tuple[Float[Tensor, "vertices 3"], Int[Tensor, "faces 3"]]]:
-        """The surface of each scene, differentiable in the field."""
-        sdf = field.grid_sdf(prepared, self.resolution)
+        """The surface of each scene, differentiable in the field; ``sdf`` is ``field.grid_sdf`` where it is known already."""
+        sdf = field.grid_sdf(prepared, self.resolution) if sdf is None else sdf
         return [self._surface(field, prepared.item(index), values) for index, values in enumerate(sdf)]
 
     def _surface(self, field: TriplaneField, scene: PreparedPlanes, values: Tensor) -> tuple[Tensor, Tensor]:
