@@ -1,4 +1,4 @@
-"""What a run leaves behind while it trains: preview sheets over time, and checkpoints of the trainable part."""
+"""What a run leaves behind: preview sheets over time, checkpoints of the trainable part, and meshes at the end."""
 
 import logging
 import shutil
@@ -10,10 +10,17 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
+from prd_lightning import __version__
 from prd_lightning.cameras import turntable_cameras
 from prd_lightning.checkpoints import GENERATOR_FILE, load_generator, save_generator
-from prd_lightning.errors import CheckpointFormatError, ConfigurationError, MissingWeightsError
-from prd_lightning.mesh import preview_sheet
+from prd_lightning.errors import (
+    CheckpointFormatError,
+    ConfigurationError,
+    EmptyMeshError,
+    MissingWeightsError,
+    NonFiniteError,
+)
+from prd_lightning.mesh import clean_mesh, extract_mesh, file_stem, preview_sheet, save_mesh
 from prd_lightning.module import PRDModule
 from prd_lightning.rendering import MeshRenderer, RenderedMaps, WhiteBackground
 
@@ -48,7 +55,9 @@ class FolderCheckpointIO(TorchCheckpointIO):
         else:
             partial.rename(path)
 
-    def load_checkpoint(self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Reads what ``save_checkpoint`` wrote.
 
         Raises:
@@ -84,6 +93,51 @@ def render_prompts(
     ]
 
 
+@torch.no_grad()
+def export_meshes(module: PRDModule, prompts: list[str], folder: str | Path, seed: int = 0, resolution: int = 128) -> list[Path]:
+    """Writes a GLB of every prompt with the current weights; files of those names are replaced.
+
+    A prompt without a surface is a logged warning.
+
+    Returns:
+        Paths of the files that were written.
+    """
+    written = []
+    for prompt in prompts:
+        try:
+            mesh, _ = clean_mesh(extract_mesh(module.field, module.generate([prompt], [seed]), resolution))
+        except (EmptyMeshError, NonFiniteError) as error:
+            logger.warning("no mesh of %r: %s", prompt, error)
+            continue
+        path = Path(folder) / f"{file_stem(prompt, seed)}.glb"
+        metadata = {"prompt": prompt, "seed": seed, "versions": {"prd_lightning": __version__, "torch": torch.__version__}}
+        written.append(save_mesh(mesh, path, overwrite=True, metadata=metadata))
+    return written
+
+
+class MeshCallback(lightning.Callback):
+    """Writes ``meshes/PROMPT_seedN.glb`` of every prompt when training ends.
+
+    Args:
+        prompts: to make meshes of.
+        folder: of the run; meshes go into its ``meshes``.
+        seed: of the first noise.
+        resolution: cells of the iso-surface grid along each axis.
+    """
+
+    def __init__(self, prompts: list[str], folder: str | Path, seed: int = 0, resolution: int = 128) -> None:
+        self.prompts, self.folder, self.seed, self.resolution = list(prompts), Path(folder) / "meshes", seed, resolution
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: PRDModule) -> None:
+        """The meshes of the trained generator."""
+        self._write(pl_module)
+
+    @rank_zero_only
+    def _write(self, module: PRDModule) -> None:
+        written = export_meshes(module, self.prompts, self.folder, self.seed, self.resolution)
+        logger.info("%d of %d meshes written to %s", len(written), len(self.prompts), self.folder)
+
+
 class PreviewCallback(lightning.Callback):
     """Writes ``previews/step_NNNNNN.png`` at the start, every ``every_n_steps`` optimizer steps, and at the end.
 
@@ -97,7 +151,13 @@ class PreviewCallback(lightning.Callback):
     """
 
     def __init__(
-        self, prompts: list[str], folder: str | Path, renderer: MeshRenderer, every_n_steps: int = 50, views: int = 4, seed: int = 0
+        self,
+        prompts: list[str],
+        folder: str | Path,
+        renderer: MeshRenderer,
+        every_n_steps: int = 50,
+        views: int = 4,
+        seed: int = 0,
     ) -> None:
         if not prompts:
             raise ConfigurationError("preview.prompts is empty; name at least one prompt or set preview.enabled=false")

@@ -45,7 +45,9 @@ def load_generator(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]
             f"{path} is not a complete safetensors file ({error}); only safetensors files are read, never pickles"
         ) from error
     if metadata.get("format") != FORMAT:
-        raise CheckpointFormatError(f"{path} is a safetensors file but no generator of this library (format {metadata.get('format')!r})")
+        raise CheckpointFormatError(
+            f"{path} is a safetensors file but no generator of this library (format {metadata.get('format')!r})"
+        )
     try:
         return tensors, json.loads(metadata["architecture"])
     except (KeyError, json.JSONDecodeError) as error:

@@ -20,11 +20,16 @@ def initial_noise(seeds: Sequence[int], latent_shape: tuple[int, int, int]) -> F
     Raises:
         ConfigurationError: a seed is negative or does not fit 63 bits.
     """
+    check_seeds(seeds)
+    draws = [torch.randn(PLANES, *latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.cat(draws)
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises ConfigurationError if a seed is negative or does not fit 63 bits."""
     for seed in seeds:
         if not 0 <= seed <= LARGEST_SEED:
             raise ConfigurationError(f"a seed must lie between 0 and {LARGEST_SEED}, got {seed}")
-    draws = [torch.randn(PLANES, *latent_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return torch.cat(draws)
 
 
 def check_prompts(prompts: Sequence[str]) -> None:

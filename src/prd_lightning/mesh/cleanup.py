@@ -81,7 +81,9 @@ def _import_pymeshlab() -> ModuleType:
     try:
         import pymeshlab
     except ImportError as error:
-        raise BackendUnavailableError(f"the clean-up of meshes needs pymeshlab, which does not import here ({error}): pip install pymeshlab") from error
+        raise BackendUnavailableError(
+            f"the clean-up of meshes needs pymeshlab, which does not import here ({error}): pip install pymeshlab"
+        ) from error
     return pymeshlab
 
 
@@ -121,5 +123,6 @@ def _to_pymeshlab(pymeshlab: ModuleType, mesh: Mesh) -> Any:
 
 
 def _from_pymeshlab(cleaned: Any) -> Mesh:
-    vertices, faces = torch.from_numpy(cleaned.vertex_matrix().astype(numpy.float32)), torch.from_numpy(cleaned.face_matrix().astype(numpy.int64))
+    vertices = torch.from_numpy(cleaned.vertex_matrix().astype(numpy.float32))
+    faces = torch.from_numpy(cleaned.face_matrix().astype(numpy.int64))
     return Mesh.create(vertices, faces, cleaned.vertex_color_matrix()[:, :3], vertex_normals(vertices, faces))

@@ -39,7 +39,8 @@ def format_of(path: str | Path) -> str:
     """
     suffix = Path(path).suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
-        raise ConfigurationError(f"{path} does not name a mesh format by its suffix; known: {', '.join(f'.{name}' for name in FORMATS)}")
+        known = ", ".join(f".{name}" for name in FORMATS)
+        raise ConfigurationError(f"{path} does not name a mesh format by its suffix; known: {known}")
     return suffix
 
 

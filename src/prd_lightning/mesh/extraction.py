@@ -36,7 +36,7 @@ def extract_mesh(field: TriplaneField, prepared: PreparedPlanes, resolution: int
         EmptyMeshError: the field has no surface in the box: it is empty, or the object fills all of it.
     """
     if prepared.batch != 1:
-        raise ConfigurationError(f"a mesh is extracted from one scene at a time, got planes of {prepared.batch}; use prepared.item(i)")
+        raise ConfigurationError(f"a mesh is extracted from one scene, got planes of {prepared.batch}; use prepared.item(i)")
     check_resolution(resolution)
     if not (prepared.geometry.isfinite().all() and prepared.texture.isfinite().all()):
         raise NonFiniteError(f"the generator's planes are not finite; {REMEDY}")
@@ -57,10 +57,13 @@ def _check_surface(sdf: Float[Tensor, " points"], resolution: int) -> None:
     inside = int((sdf < 0).sum())
     if inside == 0:
         raise EmptyMeshError(
-            f"the field is empty: no point of the {resolution}^3 grid is inside an object; {REMEDY}, or a finer resolution for thin objects"
+            f"the field is empty: no point of the {resolution}^3 grid is inside an object; {REMEDY}, "
+            "or a finer resolution for thin objects"
         )
     if inside == len(sdf):
-        raise EmptyMeshError(f"the field is full: every point of the {resolution}^3 grid is inside the object, so there is no surface; {REMEDY}")
+        raise EmptyMeshError(
+            f"the field is full: every point of the {resolution}^3 grid is inside the object, so there is no surface; {REMEDY}"
+        )
 
 
 def _attributes(field: TriplaneField, prepared: PreparedPlanes, points: Float[Tensor, "points 3"]) -> tuple[Tensor, Tensor]:

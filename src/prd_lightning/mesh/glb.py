@@ -55,7 +55,7 @@ def glb_bytes(mesh: Mesh, extras: Mapping[str, Any] | None = None) -> bytes:
     accessors[0] |= {"min": positions.min(axis=0).tolist(), "max": positions.max(axis=0).tolist()}
     accessors[2]["normalized"] = True
     tree = _tree(accessors, views, start, dict(extras or {}))
-    return _container(tree, b"".join(numpy.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes() for array, *_ in blocks))
+    return _container(tree, b"".join(array.astype(array.dtype.newbyteorder("<")).tobytes() for array, *_ in blocks))
 
 
 def _tree(accessors: list, views: list, length: int, extras: dict[str, Any]) -> dict[str, Any]:

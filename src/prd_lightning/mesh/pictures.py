@@ -53,7 +53,8 @@ def turntable_sheet(
     """
     cameras = turntable_cameras(views)
     pictures = [
-        (thing.rgb, thing.normal_camera) if isinstance(thing, RenderedMaps) else mesh_views(thing, cameras, size) for thing in objects
+        (thing.rgb, thing.normal_camera) if isinstance(thing, RenderedMaps) else mesh_views(thing, cameras, size)
+        for thing in objects
     ]
     return _write_sheet(pictures, captions, path, overwrite)
 
@@ -73,9 +74,13 @@ def mesh_views(mesh: Mesh, cameras: Cameras, size: int) -> tuple[Pictures, Pictu
     return smooth[..., :3], smooth[..., 3:]
 
 
-def _write_sheet(objects: Sequence[tuple[Pictures, Pictures]], captions: Sequence[str], path: str | Path, overwrite: bool) -> Path:
+def _write_sheet(
+    objects: Sequence[tuple[Pictures, Pictures]], captions: Sequence[str], path: str | Path, overwrite: bool
+) -> Path:
     if not objects or len(objects) != len(captions):
-        raise ConfigurationError(f"a sheet needs as many captions as objects and at least one, got {len(captions)} and {len(objects)}")
+        raise ConfigurationError(
+            f"a sheet needs as many captions as objects and at least one, got {len(captions)} and {len(objects)}"
+        )
     blocks = [_block(rows, caption) for rows, caption in zip(objects, captions)]
     sheet = Image.new("RGB", (max(block.width for block in blocks), sum(block.height for block in blocks)), PAPER)
     top = 0

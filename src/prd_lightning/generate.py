@@ -1,0 +1,190 @@
+"""``prd generate``: prompts to mesh files.
+
+Every output is checked before any work is done; each mesh is written as soon as it is ready, with a JSON file beside it that says
+how it was made. The exit status is 1 if some prompts failed (they are listed), 2 for a user's mistake.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import trimesh
+
+from prd_lightning import __version__
+from prd_lightning.data.prompts import FilePrompts
+from prd_lightning.errors import ConfigurationError, PromptError
+from prd_lightning.files import atomic_write, check_output
+from prd_lightning.mesh import FORMATS, Mesh, file_stem, format_of, save_mesh, turntable_sheet
+from prd_lightning.pipeline import GeneratedMesh, MeshSettings, TextToMeshPipeline, find_generator
+from prd_lightning.sampling import check_prompts, check_seeds
+
+SOME_FAILED = 1
+
+EXAMPLES = """examples:
+  prd generate "a red cone on a blue cube" --output out.glb --seed 0
+  prd generate "a red cone" "a blue cube" --seeds 0 1 2 --output meshes --turntable
+  prd generate --prompts prompts.txt --format obj --target-faces 5000 --output meshes
+  prd generate "a green torus" --weights runs/my_run --output torus.ply --overwrite
+
+A mesh depends on its prompt, its seed and the weights alone. Beside NAME.glb there is NAME.json with prompt, seed, weights,
+versions and counts. GLB and OBJ are y up, PLY and STL z up; STL has no colours."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One mesh to make, and the files that it ends in.
+
+    Attributes:
+        prompt, seed: what to make.
+        mesh, sidecar: paths.
+        turntable: path of the PNG sheet, None if none is wanted.
+    """
+
+    prompt: str
+    seed: int
+    mesh: Path
+    sidecar: Path
+    turntable: Path | None
+
+    @property
+    def outputs(self) -> list[Path]:
+        """All files of the task."""
+        return [path for path in (self.mesh, self.sidecar, self.turntable) if path is not None]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments and examples."""
+    parser.epilog = EXAMPLES
+    parser.add_argument("prompt", nargs="*", metavar="PROMPT", help="what to make; several are allowed")
+    parser.add_argument("--prompts", metavar="FILE", help="file of prompts: .txt (one a line), .jsonl, .json or .parquet")
+    parser.add_argument(
+        "--on-error", choices=("raise", "skip"), default="raise", help="bad lines of the prompt file: stop, or leave them out"
+    )
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, default=0, metavar="N", help="of the first noise of every prompt (default 0)")
+    seeds.add_argument("--seeds", type=int, nargs="+", metavar="N", help="several seeds: one mesh for each prompt and seed")
+    parser.add_argument(
+        "--weights", default="tiny", metavar="LOCATION",
+        help="tiny (ships with the package), a run's folder, a checkpoint's folder or a generator.safetensors (default tiny)",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--output", default="meshes", metavar="PATH", help="a file for one mesh, or a folder (default: meshes)")
+    output.add_argument("--format", metavar="FORMAT", help=f"{', '.join(FORMATS)} (default: the suffix of --output, or glb)")
+    output.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    output.add_argument("--turntable", action="store_true", help="a PNG sheet of views beside each mesh")
+    quality = parser.add_argument_group("quality")
+    quality.add_argument("--resolution", type=int, default=128, metavar="N", help="cells of the grid along an axis (default 128)")
+    quality.add_argument("--target-faces", type=int, metavar="N", help="simplify to about so many faces")
+    quality.add_argument("--steps", type=int, default=4, metavar="K", help="denoising steps (default 4)")
+    quality.add_argument("--batch-size", type=int, default=4, metavar="B", help="prompts denoised together (default 4)")
+    quality.add_argument("--device", metavar="NAME", help="cpu, cuda, mps, ... (default: the GPU if there is one)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Generates and writes; prints the path of each mesh."""
+    prompts = _read_prompts(arguments)
+    seeds = arguments.seeds if arguments.seeds is not None else [arguments.seed]
+    check_seeds(seeds)
+    find_generator(arguments.weights)
+    tasks = plan_tasks(prompts, seeds, arguments.output, arguments.format, arguments.turntable)
+    for path in (path for task in tasks for path in task.outputs):
+        check_output(path, arguments.overwrite)
+    pipeline = TextToMeshPipeline.from_pretrained(arguments.weights, arguments.device)
+    settings = MeshSettings(arguments.steps, arguments.resolution, arguments.target_faces)
+    results = pipeline.stream([task.prompt for task in tasks], [task.seed for task in tasks], settings, arguments.batch_size)
+    failed = []
+    for task, result in zip(tasks, results):
+        if result.mesh is None:
+            failed.append(result)
+            continue
+        _write(task, result.mesh, _describe(result, pipeline, settings, task), arguments.overwrite)
+        print(task.mesh, flush=True)
+    if failed:
+        print(f"prd generate: {len(failed)} of {len(tasks)} failed:", file=sys.stderr)
+        for result in failed:
+            print(f"  {result.prompt!r} (seed {result.seed}): {result.error}", file=sys.stderr)
+    return SOME_FAILED if failed else 0
+
+
+def _read_prompts(arguments: argparse.Namespace) -> list[str]:
+    prompts = list(arguments.prompt)
+    if arguments.prompts is not None:
+        prompts += list(FilePrompts(arguments.prompts, on_error=arguments.on_error))
+    if not prompts:
+        if arguments.prompts is not None:
+            raise PromptError(f"{arguments.prompts} holds no prompt")
+        raise PromptError("no prompt was given: name one on the command line, or a file with --prompts")
+    check_prompts(prompts)
+    return [prompt.strip() for prompt in prompts]
+
+
+def plan_tasks(
+    prompts: Sequence[str], seeds: Sequence[int], output: str | Path, mesh_format: str | None, turntable: bool
+) -> list[Task]:
+    """One task for each different pair of prompt and seed.
+
+    Args:
+        prompts, seeds: every prompt is made with every seed.
+        output: a file if there is one mesh and the name has a suffix, else a folder.
+        mesh_format: one of ``FORMATS``; None takes the suffix of ``output``, or glb.
+        turntable: whether sheets are wanted.
+
+    Raises:
+        ConfigurationError: unknown format, a suffix that contradicts it, or one file for several meshes.
+    """
+    if mesh_format is not None and mesh_format not in FORMATS:
+        raise ConfigurationError(f"unknown mesh format {mesh_format!r}; known: {', '.join(FORMATS)}")
+    pairs = list(dict.fromkeys((prompt, seed) for prompt in prompts for seed in seeds))
+    output = Path(output).expanduser()
+    names_format = output.suffix.lower().removeprefix(".") in FORMATS and not output.is_dir()
+    if names_format and len(pairs) > 1:
+        raise ConfigurationError(f"{output} is one file, but {len(pairs)} meshes are to be made; name a folder with --output")
+    if names_format and mesh_format not in (None, format_of(output)):
+        raise ConfigurationError(f"--format {mesh_format} contradicts the suffix of {output}")
+    if not names_format and mesh_format is None and len(pairs) == 1 and output.suffix and not output.is_dir():
+        format_of(output)  # raises: a single file of an unknown kind
+    if names_format:
+        return [_task(*pairs[0], output, turntable)]
+    suffix = mesh_format or FORMATS[0]
+    return [_task(prompt, seed, output / f"{file_stem(prompt, seed)}.{suffix}", turntable) for prompt, seed in pairs]
+
+
+def _task(prompt: str, seed: int, path: Path, turntable: bool) -> Task:
+    return Task(prompt, seed, path, path.with_suffix(".json"), path.with_suffix(".png") if turntable else None)
+
+
+def _describe(result: GeneratedMesh, pipeline: TextToMeshPipeline, settings: MeshSettings, task: Task) -> dict[str, Any]:
+    """What the file beside the mesh says."""
+    mesh = result.mesh
+    return {
+        "prompt": result.prompt,
+        "seed": result.seed,
+        "mesh": task.mesh.name,
+        "seconds": round(result.seconds, 3),
+        "vertices": len(mesh.vertices),
+        "faces": len(mesh.faces),
+        "target_faces": settings.target_faces,
+        "watertight": bool(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).is_watertight),
+        "steps": settings.steps,
+        "resolution": settings.resolution,
+        "weights": str(pipeline.weights_path),
+        "weights_sha256": pipeline.weights_hash,
+        "base": pipeline.architecture.base,
+        "device": str(pipeline.device),
+        "versions": {"prd_lightning": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _write(task: Task, mesh: Mesh, description: dict[str, Any], overwrite: bool) -> None:
+    kept = {key: description[key] for key in ("prompt", "seed", "weights_sha256", "versions")}
+    save_mesh(mesh, task.mesh, overwrite, kept)
+    if task.turntable is not None:
+        turntable_sheet([mesh], [f"{task.prompt} (seed {task.seed})"], task.turntable, overwrite=overwrite)
+    with atomic_write(task.sidecar, overwrite) as temporary:
+        temporary.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
