@@ -13,9 +13,10 @@ from prd_lightning.cameras import Cameras, turntable_cameras
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.files import atomic_write
 from prd_lightning.mesh.mesh import Mesh
-from prd_lightning.rendering import RenderedMaps, make_rasterizer, normal_to_camera
+from prd_lightning.rendering import RenderedMaps, make_rasterizer, normal_to_camera, resize_map
 
 SMALLEST_CELL = 128
+SUPERSAMPLING = 3
 FONT_SIZE, MARGIN = 16, 6
 PAPER, INK = (255, 255, 255), (0, 0, 0)
 
@@ -65,13 +66,13 @@ def mesh_views(mesh: Mesh, cameras: Cameras, size: int) -> tuple[Pictures, Pictu
     rasterizer = make_rasterizer("auto", cameras.camera_to_world.device)
     vertices, faces, colors, normals = (torch.from_numpy(part) for part in (mesh.vertices, mesh.faces, mesh.colors, mesh.normals))
     clip = torch.einsum("vij,nj->vni", cameras.model_view_projection(), functional.pad(vertices, (0, 1), value=1.0))
-    raster = rasterizer.rasterize(clip, faces, (size, size))
+    fine = size * SUPERSAMPLING
+    raster = rasterizer.rasterize(clip, faces, (fine, fine))
     covered = (raster[..., 3:] > 0).to(vertices)
     surface = rasterizer.interpolate(torch.cat([colors, normals], dim=-1)[None], raster, faces)
     rgb = torch.where(covered > 0, surface[..., :3], torch.ones(3))
     normal = normal_to_camera(functional.normalize(surface[..., 3:], dim=-1), covered, cameras)
-    smooth = rasterizer.antialias(torch.cat([rgb, normal], dim=-1), raster, clip, faces)
-    return smooth[..., :3], smooth[..., 3:]
+    return resize_map(rgb, size), resize_map(normal, size)
 
 
 def _write_sheet(
