@@ -89,7 +89,7 @@ class TriplaneGenerator(nn.Module):
         self,
         latents: Float[Tensor, "planes channels height width"],
         t: int | Tensor,
-        text: Float[Tensor, "batch words width"],
+        text: Float[Tensor, "batch words text_width"],
     ) -> Float[Tensor, "planes channels height width"]:
         """Predicted noise of [6 B, 4, h, w] noisy latents at timestep ``t``; ``text`` is one embedding per scene."""
         if latents.shape[0] != PLANES * text.shape[0]:
@@ -107,7 +107,7 @@ class TriplaneGenerator(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        text: Float[Tensor, "batch words width"],
+        text: Float[Tensor, "batch words text_width"],
         noise: Float[Tensor, "planes channels height width"],
         schedule: NoiseSchedule,
         steps: int = 4,
