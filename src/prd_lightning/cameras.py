@@ -50,12 +50,18 @@ class Cameras:
         return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
     def rays(
-        self, height: int, width: int
+        self, height: int, width: int, focal_height: int | None = None
     ) -> tuple[Float[Tensor, "views height width 3"], Float[Tensor, "views height width 3"]]:
-        """Origins and unit directions of the rays through the pixel centres, row 0 at the top."""
+        """Origins and unit directions of the rays through the pixel centres, row 0 at the top.
+
+        Args:
+            height, width: of the picture.
+            focal_height: height whose focal length is used, default the picture's own. Published weights were trained with
+                backgrounds of rasterized pictures that took the focal length of the smaller volume-rendered ones.
+        """
         matrices = self.camera_to_world
         kind = {"device": matrices.device, "dtype": matrices.dtype}
-        focal = 0.5 * height / torch.tan(0.5 * self.fovy)
+        focal = 0.5 * (focal_height or height) / torch.tan(0.5 * self.fovy)
         columns = torch.arange(width, **kind) + 0.5 - 0.5 * width
         rows = torch.arange(height, **kind) + 0.5 - 0.5 * height
         x = columns[None, None, :] / focal[:, None, None]
@@ -66,12 +72,14 @@ class Cameras:
         origins = self.position[:, None, None, :].expand_as(directions)
         return origins, directions
 
-    def model_view_projection(self, near: float = 0.1, far: float = 1000.0) -> Float[Tensor, "views 4 4"]:
-        """World to clip space for a square picture, y negated so that row 0 is the top row of the rasterizer's output."""
+    def model_view_projection(
+        self, near: float = 0.1, far: float = 1000.0, aspect: float = 1.0
+    ) -> Float[Tensor, "views 4 4"]:
+        """World to clip space, y negated so that row 0 is the rasterizer's top row; ``aspect`` is width / height."""
         matrices = self.camera_to_world
         projection = torch.zeros_like(matrices)
         scale = 1.0 / torch.tan(0.5 * self.fovy)
-        projection[:, 0, 0] = scale
+        projection[:, 0, 0] = scale / aspect
         projection[:, 1, 1] = -scale
         projection[:, 2, 2] = -(far + near) / (far - near)
         projection[:, 2, 3] = -2.0 * far * near / (far - near)

@@ -50,7 +50,9 @@ class NoiseSchedule(nn.Module):
             raise CheckpointFormatError(f"{path} is not valid JSON: {error}") from error
         prediction = config.get("prediction_type", "epsilon")
         if prediction != "epsilon":
-            raise CheckpointFormatError(f"{path}: prediction_type is {prediction!r}; only models that predict noise ('epsilon') can be used")
+            raise CheckpointFormatError(
+                f"{path}: prediction_type is {prediction!r}; only models that predict noise ('epsilon') can be used"
+            )
         known = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "set_alpha_to_one")
         scheduler = DDIMScheduler(**{key: config[key] for key in known if config.get(key) is not None})
         return cls(scheduler.alphas_cumprod.clone(), float(scheduler.final_alpha_cumprod))
@@ -101,14 +103,14 @@ def sample_unroll_timesteps(
 ) -> list[int]:
     """One timestep of each of ``steps`` equal strata, decreasing, drawn from ``num_substeps`` evenly spaced ones.
 
+    A stratum holds ``num_substeps // steps`` timesteps; those that are left over at the low end are never drawn.
+
     Raises:
         ConfigurationError: fewer substeps than steps.
     """
     if num_substeps < steps:
         raise ConfigurationError(f"num_train_substeps ({num_substeps}) must be at least the number of unroll steps ({steps})")
     every = unroll_timesteps(num_substeps, num_timesteps)
-    bounds = [round(index * num_substeps / steps) for index in range(steps + 1)]
-    return [
-        every[first + int(torch.randint(last - first, (1,), generator=generator))] if last - first > 1 else every[first]
-        for first, last in zip(bounds, bounds[1:])
-    ]
+    size = num_substeps // steps
+    offsets = [int(torch.randint(size, (1,), generator=generator)) if size > 1 else 0 for _ in range(steps)]
+    return [every[index * size + offset] for index, offset in enumerate(offsets)]

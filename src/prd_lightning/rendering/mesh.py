@@ -1,8 +1,8 @@
 """The mesh renderer: iso-surface, rasterizer, colour of the field where the surface is seen.
 
 Only surface points of covered pixels get a colour; only grid points at the ends of cut edges are looked up with gradients. The
-gradient that reaches the signed distance (and the deformation) through the mesh is scaled down, so that geometry is mostly learned
-through the volume renderer (design section 4).
+gradient that reaches the signed distance (and the deformation) through the mesh is scaled down, so that geometry is mostly
+learned through the volume renderer (design section 4).
 """
 
 from dataclasses import fields
@@ -42,8 +42,8 @@ class MeshRenderer(nn.Module):
         image_size: height and width of the maps.
         rasterizer: backend, see ``make_rasterizer``.
         sdf_gradient_scale: factor of the gradient of the signed distance and the deformation through the mesh.
-        depth: ``clip`` is the clip-space z (about the distance along the view axis - 0.2; published weights were trained with it),
-            ``ray`` the distance along the ray, as the volume renderer's.
+        depth: ``clip`` is the clip-space z (about the distance along the view axis - 0.2; published weights were trained with
+            it), ``ray`` the distance along the ray, as the volume renderer's.
     """
 
     grid: Tensor

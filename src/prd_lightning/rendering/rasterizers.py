@@ -7,7 +7,7 @@ first and second vertex, and everything is 0 where nothing is. Cameras here nega
 
 import importlib.util
 import logging
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 RasterizerName = Literal["auto", "torch", "nvdiffrast"]
 
 
+@runtime_checkable
 class Rasterizer(Protocol):
     """What a backend provides."""
 
@@ -72,7 +73,8 @@ def make_rasterizer(name: RasterizerName = "auto", device: torch.device | str = 
         return TorchRasterizer()
     if not installed:
         raise BackendUnavailableError(
-            "the nvdiffrast rasterizer is not installed; install it (CUDA only, non-commercial licence) or set renderer.mesh.rasterizer=torch"
+            "the nvdiffrast rasterizer is not installed; install it (CUDA only, non-commercial licence) "
+            "or set renderer.mesh.rasterizer=torch"
         )
     if not is_cuda:
         raise BackendUnavailableError(f"nvdiffrast runs on CUDA only, not on {device}; set renderer.mesh.rasterizer=torch")
