@@ -77,9 +77,9 @@ $(INSTALLED): setup.cfg pyproject.toml
 	@[ -x $(VENV)/bin/python ] || { $(find_python) && { "$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }; }
 	@$(VENV)/bin/python -c 'from importlib.metadata import version; version("torch")' 2>/dev/null || { $(choose_torch) && \
 	echo "installing $$torch$${index:+ (preferring $$index)}" && \
-	$(VENV)/bin/python -m pip install --quiet --retries 2 $${index:+--extra-index-url "$$index"} "$$torch"; }
+	$(VENV)/bin/python -m pip install -qq --retries 2 $${index:+--extra-index-url "$$index"} "$$torch"; }
 	@echo "installing prd_lightning[$(EXTRAS)] into $(VENV); the first time takes a few minutes"
-	@$(VENV)/bin/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	@$(VENV)/bin/python -m pip install -qq --editable '.[$(EXTRAS)]'
 	@touch $@
 
 # Sets the shell's $python: the interpreter that PYTHON names, or, where PYTHON was not given, the first suitable one.
