@@ -71,9 +71,10 @@ def clean_mesh(mesh: Mesh, target_faces: int | None = None, smallest_component: 
         return mesh, report
     if not current.face_number():
         raise EmptyMeshError("no face is left after the clean-up; ask for more faces")
-    meshes.transfer_attributes_per_vertex(
-        sourcemesh=0, targetmesh=1, colortransfer=True, upperbound=pymeshlab.PercentageValue(100)
-    )
+    if too_many:
+        meshes.transfer_attributes_per_vertex(
+            sourcemesh=0, targetmesh=1, colortransfer=True, upperbound=pymeshlab.PercentageValue(100)
+        )
     return _from_pymeshlab(meshes.current_mesh()), report
 
 
@@ -114,11 +115,13 @@ def _decimate(meshes: Any, target_faces: int) -> None:
 
 
 def _to_pymeshlab(pymeshlab: ModuleType, mesh: Mesh) -> Any:
+    # MeshLab keeps 8 bits and rounds down.
+    colors = (numpy.rint(mesh.colors.astype(numpy.float64) * 255) + 0.25) / 255
     opaque = numpy.ones((len(mesh.vertices), 1))
     return pymeshlab.Mesh(
         vertex_matrix=mesh.vertices.astype(numpy.float64),
         face_matrix=mesh.faces.astype(numpy.int32),
-        v_color_matrix=numpy.concatenate([mesh.colors.astype(numpy.float64), opaque], axis=1),
+        v_color_matrix=numpy.concatenate([colors.clip(0, 1), opaque], axis=1),
     )
 
 

@@ -2,7 +2,7 @@
 
 | format | up  | front | colours                                                            |
 |--------|-----|-------|--------------------------------------------------------------------|
-| glb    | +Y  | +Z    | COLOR_0, linear as glTF 2.0 demands, 16 bits (see ``glb``)         |
+| glb    | +Y  | +Z    | COLOR_0, linear as glTF 2.0 demands, floats (see ``glb``)          |
 | obj    | +Y  | +Z    | sRGB behind the coordinates (``v x y z r g b``)                    |
 | ply    | +Z  | +X    | sRGB, 8 bits                                                       |
 | stl    | +Z  | +X    | none, the format has no place for them                             |

@@ -2,7 +2,7 @@
 
 glTF is +Y up and its models face +Z; the world here is z up and faces +x, so (x, y, z) becomes (y, z, x), a rotation. glTF
 multiplies the base colour by COLOR_0 in *linear* light, while a field's colours are sRGB, so they are converted; linear values
-need more than the 8 bits that common exporters write (a dark sRGB 0.05 would become 0 or 1 of 255), so 16 bits are written.
+need more than the 8 bits that common exporters write (a dark sRGB 0.05 would become 1 of 255), so floats are written.
 """
 
 import json
@@ -18,7 +18,7 @@ from prd_lightning import __version__
 from prd_lightning.mesh.mesh import Mesh
 
 MAGIC, VERSION, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 2, 0x4E4F534A, 0x004E4942
-FLOAT, UNSIGNED_SHORT, UNSIGNED_INT = 5126, 5123, 5125
+FLOAT, UNSIGNED_INT = 5126, 5125
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER, TRIANGLES = 34962, 34963, 4
 
 
@@ -40,11 +40,10 @@ def linear_to_srgb(colors: Float[ndarray, "*colors"]) -> Float[ndarray, "*colors
 def glb_bytes(mesh: Mesh, extras: Mapping[str, Any] | None = None) -> bytes:
     """The file's content; ``extras`` are JSON values that end in ``asset.extras``."""
     positions = to_y_up(mesh.vertices)
-    linear = numpy.concatenate([srgb_to_linear(mesh.colors), numpy.ones((len(mesh.vertices), 1), numpy.float32)], axis=1)
     blocks = [  # array, component type, element type, target
         (positions, FLOAT, "VEC3", ARRAY_BUFFER),
         (to_y_up(mesh.normals), FLOAT, "VEC3", ARRAY_BUFFER),
-        (numpy.rint(linear * 65535).astype(numpy.uint16), UNSIGNED_SHORT, "VEC4", ARRAY_BUFFER),
+        (srgb_to_linear(mesh.colors), FLOAT, "VEC3", ARRAY_BUFFER),
         (mesh.faces.astype(numpy.uint32).reshape(-1), UNSIGNED_INT, "SCALAR", ELEMENT_ARRAY_BUFFER),
     ]
     accessors, views, start = [], [], 0
@@ -53,7 +52,6 @@ def glb_bytes(mesh: Mesh, extras: Mapping[str, Any] | None = None) -> bytes:
         accessors.append({"bufferView": index, "componentType": component, "count": len(array), "type": kind})
         start += array.nbytes  # every block is a multiple of four bytes long
     accessors[0] |= {"min": positions.min(axis=0).tolist(), "max": positions.max(axis=0).tolist()}
-    accessors[2]["normalized"] = True
     tree = _tree(accessors, views, start, dict(extras or {}))
     return _container(tree, b"".join(array.astype(array.dtype.newbyteorder("<")).tobytes() for array, *_ in blocks))
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from prd_lightning.errors import ConfigurationError, EmptyMeshError, NonFiniteError
 
+UP = (0.0, 0.0, 1.0)
+
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
@@ -35,7 +37,7 @@ class Mesh:
     def create(
         cls, vertices: ndarray | Tensor, faces: ndarray | Tensor, colors: ndarray | Tensor, normals: ndarray | Tensor
     ) -> "Mesh":
-        """A mesh of float32 and int64 arrays; colours are clamped to [0, 1] and normals made unit vectors.
+        """A mesh of float32 and int64 arrays; colours are clamped to [0, 1], normals made unit vectors (0 becomes z).
 
         Raises:
             ConfigurationError: a shape is wrong, or a face names a vertex that is not there.
@@ -59,7 +61,7 @@ class Mesh:
             if not numpy.isfinite(value).all():
                 raise NonFiniteError(f"{int((~numpy.isfinite(value)).any(axis=1).sum())} of {len(value)} {name} are not finite")
         length = numpy.linalg.norm(arrays["normals"], axis=1, keepdims=True)
-        unit = arrays["normals"] / numpy.maximum(length, 1e-12)
+        unit = numpy.where(length > 1e-12, arrays["normals"] / numpy.maximum(length, 1e-12), UP)
         return cls(arrays["vertices"], corners, arrays["colors"].clip(0, 1), unit.astype(numpy.float32))
 
 

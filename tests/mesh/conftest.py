@@ -1,0 +1,18 @@
+"""A coloured asymmetric mesh: the tiny world's wedge, low at the front (+x), with colours that depend on the place."""
+
+import pytest
+from places import place_colors
+
+from prd_lightning.isosurface import extract_isosurface, grid_points
+from prd_lightning.mesh import Mesh
+from prd_lightning.rendering import vertex_normals
+from prd_lightning.tinyworld.shapes import PRIMITIVES
+
+RESOLUTION = 34
+
+
+@pytest.fixture(scope="session")
+def wedge() -> Mesh:
+    """About 6000 faces, closed."""
+    vertices, faces = extract_isosurface(PRIMITIVES["wedge"](grid_points(RESOLUTION)), RESOLUTION)
+    return Mesh.create(vertices, faces, place_colors(vertices.numpy()), vertex_normals(vertices, faces))
