@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from prd_lightning.errors import MissingWeightsError
 from prd_lightning.files import atomic_write
+from prd_lightning.weights import load_network
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +62,14 @@ class PromptEncoder(nn.Module):
 
         Raises:
             MissingWeightsError: a sub-folder is missing.
+            CheckpointFormatError: the weights are damaged.
         """
         folder = Path(folder)
         for part in ("tokenizer", "text_encoder"):
             if not (folder / part).is_dir():
                 raise MissingWeightsError(f"no text encoder in {folder}: the folder {folder / part} does not exist")
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        return cls(tokenizer, CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32), **settings)
+        return cls(tokenizer, load_network(CLIPTextModel, folder, "text_encoder"), **settings)
 
     @property
     def pooled_width(self) -> int:

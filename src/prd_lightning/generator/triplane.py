@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prd_lightning.diffusion import NoiseSchedule, unroll_timesteps
-from prd_lightning.errors import CheckpointFormatError, ConfigurationError, MissingWeightsError
+from prd_lightning.errors import CheckpointFormatError, ConfigurationError
 from prd_lightning.generator.adapters import PLANES, AdaptedConv2d, AdaptedLinear, Compute
 from prd_lightning.generator.attention import JointPlaneSelfAttention, SharedTextCrossAttention
+from prd_lightning.weights import load_network
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,10 @@ class TriplaneGenerator(nn.Module):
 
         Raises:
             MissingWeightsError: a sub-folder is missing.
+            CheckpointFormatError: its weights are damaged.
         """
-        folder = Path(folder)
-        for part in ("unet", "vae"):
-            if not (folder / part / "config.json").is_file():
-                raise MissingWeightsError(f"no Stable Diffusion {part} in {folder}: {folder / part / 'config.json'} does not exist")
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
-        vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
-        return cls(unet, vae, **settings)
+        unet = load_network(UNet2DConditionModel, Path(folder), "unet")
+        return cls(unet, load_network(AutoencoderKL, Path(folder), "vae"), **settings)
 
     def predict_noise(
         self,

@@ -6,9 +6,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from prd_lightning.diffusion import NoiseSchedule
-from prd_lightning.errors import CheckpointFormatError, ConfigurationError, MissingWeightsError
+from prd_lightning.errors import CheckpointFormatError, ConfigurationError
 from prd_lightning.text import PromptEncoder
-from prd_lightning.weights import resolve_folder
+from prd_lightning.weights import load_network, resolve_folder
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CAMERA_NUMBERS = 16
@@ -18,21 +18,6 @@ def _precision(name: str) -> torch.dtype:
     if name not in PRECISIONS:
         raise ConfigurationError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}")
     return PRECISIONS[name]
-
-
-def load_network(kind: type, folder: Path, part: str, precision: str) -> torch.nn.Module:
-    """``UNet2DConditionModel`` or ``AutoencoderKL`` of a sub-folder.
-
-    Raises:
-        MissingWeightsError: the sub-folder is missing.
-        CheckpointFormatError: its weights are truncated or do not fit its configuration.
-    """
-    if not (folder / part / "config.json").is_file():
-        raise MissingWeightsError(f"no {part} in {folder}: {folder / part / 'config.json'} does not exist")
-    try:
-        return kind.from_pretrained(folder / part, torch_dtype=_precision(precision), low_cpu_mem_usage=False)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointFormatError(f"the weights of {folder / part} cannot be loaded: {error}") from error
 
 
 def load_denoiser(
@@ -45,7 +30,7 @@ def load_denoiser(
         CheckpointFormatError: the network takes cameras where it should not, or the other way round.
     """
     folder = resolve_folder(folder)
-    unet = load_network(UNet2DConditionModel, folder, "unet", precision)
+    unet = load_network(UNet2DConditionModel, folder, "unet", _precision(precision))
     takes_cameras = unet.config.class_embed_type == "projection"
     if takes_cameras != cameras:
         raise CheckpointFormatError(
@@ -57,4 +42,4 @@ def load_denoiser(
 
 def load_autoencoder(folder: str | Path, precision: str = "float32") -> AutoencoderKL:
     """The frozen VAE of a folder."""
-    return load_network(AutoencoderKL, resolve_folder(folder), "vae", precision).requires_grad_(False).eval()
+    return load_network(AutoencoderKL, resolve_folder(folder), "vae", _precision(precision)).requires_grad_(False).eval()
