@@ -114,8 +114,9 @@ class VolumeRenderer(nn.Module):
             return near, far, torch.ones_like(near, dtype=torch.bool)
         closest = -(origins * directions).sum(-1)
         half_chord = self.bounding_radius**2 - (origins + closest[..., None] * directions).square().sum(-1)
-        hits, half_chord = half_chord > 0, half_chord.clamp_min(1e-6).sqrt()
-        return (closest - half_chord).clamp_min(self.near), (closest + half_chord).clamp_max(self.far), hits
+        meets, half_chord = half_chord > 0, half_chord.clamp_min(1e-6).sqrt()
+        near, far = (closest - half_chord).clamp_min(self.near), (closest + half_chord).clamp_max(self.far)
+        return near, far, meets & (far > near)  # a ball behind the camera is not met
 
     def _integrate(
         self, field: TriplaneField, prepared: PreparedPlanes, origins: Tensor, directions: Tensor
@@ -131,12 +132,20 @@ class VolumeRenderer(nn.Module):
         vectors = [rays.gather(1, kept[..., None].expand(-1, -1, 3)) for rays in (origins, directions)]
         *maps, gradient = self._march(field, prepared, *vectors, *(values.gather(1, kept) for values in (near, far, hits)))
         spread = [
-            origins.new_zeros(*hits.shape, values.shape[-1]).scatter(1, kept[..., None].expand_as(values), values) for values in maps
+            origins.new_zeros(*hits.shape, values.shape[-1]).scatter(1, kept[..., None].expand_as(values), values)
+            for values in maps
         ]
         return *spread, gradient
 
     def _march(
-        self, field: TriplaneField, prepared: PreparedPlanes, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, hits: Tensor
+        self,
+        field: TriplaneField,
+        prepared: PreparedPlanes,
+        origins: Tensor,
+        directions: Tensor,
+        near: Tensor,
+        far: Tensor,
+        hits: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """See ``_integrate``; every ray is evaluated, those that are no ``hits`` stay empty."""
         edges = self._proposal(field, prepared, origins, directions, near, far)
