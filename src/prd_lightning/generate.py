@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--on-error", choices=("raise", "skip"), default="raise", help="bad lines of the prompt file: stop, or leave them out"
     )
     seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=int, default=0, metavar="N", help="of the first noise of every prompt (default 0)")
+    seeds.add_argument("--seed", type=int, metavar="N", help="of the first noise of every prompt (default 0)")
     seeds.add_argument("--seeds", type=int, nargs="+", metavar="N", help="several seeds: one mesh for each prompt and seed")
     parser.add_argument(
         "--weights", default="tiny", metavar="LOCATION",
@@ -89,7 +89,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Generates and writes; prints the path of each mesh."""
     prompts = _read_prompts(arguments)
-    seeds = arguments.seeds if arguments.seeds is not None else [arguments.seed]
+    seeds = arguments.seeds or [arguments.seed or 0]
     check_seeds(seeds)
     find_generator(arguments.weights)
     tasks = plan_tasks(prompts, seeds, arguments.output, arguments.format, arguments.turntable)
