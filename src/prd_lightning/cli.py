@@ -11,10 +11,10 @@ from prd_lightning import __version__
 from prd_lightning.errors import PRDError
 
 VERBS = {
-    "train": "distil teachers into a generator",
-    "generate": "turn prompts into mesh files",
-    "evaluate": "score a run's generator on held-out prompts",
-    "tinyworld": "train the tiny models that ship with the package",
+    "train": ("prd_lightning.train", "distil teachers into a generator"),
+    "generate": ("prd_lightning.generate", "turn prompts into mesh files"),
+    "evaluate": ("prd_lightning.evaluate", "score a generator on the tiny world's held-out prompts"),
+    "tinyworld": ("prd_lightning.tinyworld.command", "train the tiny models that ship with the package"),
 }
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -26,12 +26,12 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"prd_lightning {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name, summary in VERBS.items():
+    for name, (module, summary) in VERBS.items():
         child = verbs.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if name == verb:
-            importlib.import_module(f"prd_lightning.{name}").configure(child)
+            importlib.import_module(module).configure(child)
     return parser
 
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verb = given[0] if given and given[0] in VERBS else None
     parsed = build_parser(verb).parse_args(given)
     try:
-        return importlib.import_module(f"prd_lightning.{parsed.verb}").run(parsed)
+        return importlib.import_module(VERBS[parsed.verb][0]).run(parsed)
     except PRDError as error:
         print(f"prd {parsed.verb}: error: {error}", file=sys.stderr)
         return USER_ERROR

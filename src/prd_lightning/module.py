@@ -46,6 +46,7 @@ class PRDModule(lightning.LightningModule):
         unroll_steps: K.
         num_train_substeps: evenly spaced timesteps in all; each stratum draws from its share (K: none is random).
         eikonal_weight, sparsity_weight: scheduled weights of the regularizers, for the volume renderer.
+        learning_rate_factor: scheduled factor of the optimizer's learning rate.
         shuffle_teacher_prompts: a control experiment: teachers get the prompt of another scene of the batch.
 
     Raises:
@@ -62,6 +63,7 @@ class PRDModule(lightning.LightningModule):
         num_train_substeps: int | None = None,
         eikonal_weight: Schedule = (0, 1.0, 0.0, 20_000),
         sparsity_weight: Schedule = (0, 1.0, 0.0, 20_000),
+        learning_rate_factor: Schedule = 1.0,
         shuffle_teacher_prompts: bool = False,
     ) -> None:
         super().__init__()
@@ -85,10 +87,12 @@ class PRDModule(lightning.LightningModule):
         self.unroll_steps = unroll_steps
         self.num_train_substeps = num_train_substeps or unroll_steps
         self.eikonal_weight, self.sparsity_weight = eikonal_weight, sparsity_weight
+        self.learning_rate_factor = learning_rate_factor
         self.shuffle_teacher_prompts = shuffle_teacher_prompts
         self.strict_loading = False  # checkpoints hold the trainable part only; on_load_checkpoint checks that part in full
         self.skipped_steps = 0
         self._latents: Tensor | None = None
+        self._next_unroll_step = 0
 
     # ------------------------------------------------------------------------------------------------- training
 
@@ -130,7 +134,7 @@ class PRDModule(lightning.LightningModule):
         shape = (6 * len(batch.prompts), *self.generator.latent_shape)
         if batch.unroll_step == 0:
             clean = torch.randn(shape, generator=noise).to(self.device)
-        elif self._latents is None or self._latents.shape != shape:
+        elif self._latents is None or self._latents.shape != shape or batch.unroll_step != self._next_unroll_step:
             raise ConfigurationError(f"unroll step {batch.unroll_step} does not follow step {batch.unroll_step - 1} of the same prompts")
         else:
             clean = self._latents
@@ -142,6 +146,7 @@ class PRDModule(lightning.LightningModule):
         predicted = self.generator.predict_noise(noisy, t, text.tokens)
         clean = self.noise_schedule.predict_clean(noisy, predicted, t)
         self._latents = None if batch.unroll_step == self.unroll_steps - 1 else clean.detach()
+        self._next_unroll_step = batch.unroll_step + 1
         prepared = self.field.prepare(self.generator.decode(clean))
         background = partial(self.background, pooled=text.pooled)
         return {name: render(self.field, prepared, batch.cameras, background) for name, render in self.renderers.items()}
@@ -173,14 +178,16 @@ class PRDModule(lightning.LightningModule):
         if not torch.isfinite(norm):
             self.skipped_steps += 1
             logger.warning("step %d: the gradient is not finite, %d skipped so far", self.global_step, self.skipped_steps)
-            for gradient in gradients:
-                gradient.zero_()
+            # Without a gradient an optimizer leaves weights, momentum and decay alone; a zero gradient would still move them.
+            self.zero_grad(set_to_none=True)
         self.log("train/gradient_norm", norm, on_step=True, on_epoch=False)
         self.log("train/skipped_steps", float(self.skipped_steps), on_step=True, on_epoch=False)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer over the trainable parameters."""
-        return self.make_optimizer(self.trainable_parameters())
+    def configure_optimizers(self) -> dict[str, object]:
+        """The optimizer over the trainable parameters, with the scheduled learning rate."""
+        optimizer = self.make_optimizer(self.trainable_parameters())
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(scheduled, self.learning_rate_factor))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # --------------------------------------------------------------------------------------------- trainable part
 

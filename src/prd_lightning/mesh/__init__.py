@@ -4,7 +4,7 @@ from prd_lightning.mesh.cleanup import CleanUpReport, check_target_faces, clean_
 from prd_lightning.mesh.export import FORMATS, file_stem, format_of, save_mesh
 from prd_lightning.mesh.extraction import check_resolution, extract_mesh
 from prd_lightning.mesh.mesh import Mesh
-from prd_lightning.mesh.pictures import preview_sheet, turntable_sheet
+from prd_lightning.mesh.pictures import picture_sheet, preview_sheet, turntable_sheet
 
 __all__ = [
     "FORMATS",
@@ -16,6 +16,7 @@ __all__ = [
     "extract_mesh",
     "file_stem",
     "format_of",
+    "picture_sheet",
     "preview_sheet",
     "save_mesh",
     "turntable_sheet",

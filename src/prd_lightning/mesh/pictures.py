@@ -31,7 +31,7 @@ def preview_sheet(rows: Sequence[RenderedMaps], prompts: Sequence[str], path: st
         prompts: captions.
         path: of the PNG.
     """
-    return _write_sheet([(maps.rgb, maps.normal_camera) for maps in rows], prompts, path, overwrite=True)
+    return picture_sheet([(maps.rgb, maps.normal_camera) for maps in rows], prompts, path, overwrite=True)
 
 
 def turntable_sheet(
@@ -57,7 +57,7 @@ def turntable_sheet(
         (thing.rgb, thing.normal_camera) if isinstance(thing, RenderedMaps) else mesh_views(thing, cameras, size)
         for thing in objects
     ]
-    return _write_sheet(pictures, captions, path, overwrite)
+    return picture_sheet(pictures, captions, path, overwrite)
 
 
 @torch.no_grad()
@@ -75,9 +75,10 @@ def mesh_views(mesh: Mesh, cameras: Cameras, size: int) -> tuple[Pictures, Pictu
     return resize_map(rgb, size), resize_map(normal, size)
 
 
-def _write_sheet(
-    objects: Sequence[tuple[Pictures, Pictures]], captions: Sequence[str], path: str | Path, overwrite: bool
+def picture_sheet(
+    objects: Sequence[Sequence[Pictures]], captions: Sequence[str], path: str | Path, overwrite: bool = False
 ) -> Path:
+    """Writes one PNG: for each object its caption and its rows of pictures."""
     if not objects or len(objects) != len(captions):
         raise ConfigurationError(
             f"a sheet needs as many captions as objects and at least one, got {len(captions)} and {len(objects)}"

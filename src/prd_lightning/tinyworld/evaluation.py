@@ -51,6 +51,10 @@ class TinyWorldScores:
         """The four means by name."""
         return {key: value for key, value in asdict(self).items() if key != "rows"}
 
+    def to_dict(self) -> dict[str, object]:
+        """The means and the rows as plain data."""
+        return asdict(self)
+
 
 def grid_points(resolution: int = GRID_RESOLUTION) -> Float[Tensor, "points 3"]:
     """Cell centres of a regular grid over [-1, 1]^3."""

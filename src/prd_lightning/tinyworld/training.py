@@ -239,6 +239,3 @@ def _confused(scene: Scene, draw: random.Random) -> Scene:
             Scene.composition((shape_a, color_a), (shape_b, color_b), other),
         ]
     )
-
-
-STAGES = ("clip", "vae", "stable_diffusion", "mvdream", "richdreamer_nd")

@@ -1,0 +1,61 @@
+"""``prd tinyworld``: trains the tiny models again, measures them, and draws their samples."""
+
+import argparse
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+from prd_lightning.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("clip", "vae", "stable_diffusion", "mvdream", "richdreamer_nd")
+TEACHERS = STAGES[2:]
+EXAMPLES = """examples:
+  prd tinyworld                                    (everything, into tinyworld_weights/; about two hours on two cores)
+  prd tinyworld --stages mvdream card samples      (one model, then the card and the sample sheets)
+  prd tinyworld --output src/prd_lightning/tinyworld/weights --samples docs/teachers    (what the package ships)
+
+An interrupted training continues where it stopped; delete --cache to start afresh.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the verb's arguments."""
+    parser.epilog = EXAMPLES
+    steps = [*STAGES, "card", "samples"]
+    parser.add_argument("--stages", nargs="+", choices=steps, default=steps, metavar="STAGE", help=f"which of: {', '.join(steps)}")
+    parser.add_argument("--output", type=Path, default=Path("tinyworld_weights"), help="folder of the models")
+    parser.add_argument("--cache", type=Path, default=Path("tinyworld_cache"), help="folder of renders and training states")
+    parser.add_argument("--samples", type=Path, default=Path("tinyworld_samples"), help="folder of the sample sheets")
+    parser.add_argument("--device", default="cpu", help="where to train (cpu, cuda)")
+    parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's")
+    parser.add_argument("--seed", type=int, default=0, help="of data and training (default 0)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the stages in their order."""
+    if arguments.seed < 0:
+        raise ConfigurationError(f"--seed must not be negative, got {arguments.seed}")
+    import torch
+
+    from prd_lightning.tinyworld import card, dataset, samples
+    from prd_lightning.tinyworld.training import TinyWorldPlan, TinyWorldTrainer
+
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    plan = TinyWorldPlan(seed=arguments.seed)
+    trainer = TinyWorldTrainer(arguments.output, arguments.cache, plan, torch.device(arguments.device))
+    for stage in STAGES:
+        if stage in arguments.stages:
+            getattr(trainer, f"train_{stage}")()
+    if "card" in arguments.stages:
+        held_out = dataset.render_groups(dataset.held_out_scenes(), arguments.cache / "held_out_renders.safetensors", seed=1)
+        written = card.write_card(arguments.output, held_out, asdict(plan))
+        for name, losses in written["held_out"]["denoising"].items():
+            print(name, {key: None if value is None else round(value, 4) for key, value in losses.items()})
+        print(arguments.output / "card.json")
+    if "samples" in arguments.stages:
+        for name in TEACHERS:
+            print(samples.sample_sheet(name, arguments.output, arguments.samples / f"{name}.png"))
+    return 0
