@@ -49,6 +49,9 @@ def load_generator(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]
             f"{path} is a safetensors file but no generator of this library (format {metadata.get('format')!r})"
         )
     try:
-        return tensors, json.loads(metadata["architecture"])
+        architecture = json.loads(metadata["architecture"])
     except (KeyError, json.JSONDecodeError) as error:
         raise CheckpointFormatError(f"{path} does not say which architecture it belongs to: {error}") from error
+    if not isinstance(architecture, dict):
+        raise CheckpointFormatError(f"{path} does not say which architecture it belongs to: its header holds {architecture!r:.80}")
+    return tensors, architecture

@@ -202,7 +202,6 @@ def test_shared_adapters_and_unequal_ranks():
         assert chosen and all(layer.down.shape[:2] == (1, rank) for layer in chosen), part
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_named(generator: TriplaneGenerator, latents: torch.Tensor, text: torch.Tensor, tmp_path: Path):
     with pytest.raises(ConfigurationError, match="must be even, got 7"):
         build(plane_channels=7)

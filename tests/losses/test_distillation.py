@@ -75,7 +75,6 @@ def test_shifted_time_never_goes_back():
     assert shifted_time(torch.tensor([50]), 100, 0.5, 1.0, 1000).tolist() == [50]
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_unknown_weighting_is_refused(given: tuple):
     with pytest.raises(ConfigurationError, match="unknown weighting 'dmd2'; known: uniform"):
         check_weighting("dmd2")

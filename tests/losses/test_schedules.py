@@ -20,7 +20,6 @@ def test_a_number_is_constant(value: float):
     assert scheduled(value, 0) == scheduled(value, 10**6) == value
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("value", [[0, 1.0, 2.0], [5, 1.0, 2.0, 5], [5, 1.0, 2.0, 4], "1.0", True])
 def test_mistakes_are_named(value: object):
     with pytest.raises(ConfigurationError, match="schedule"):

@@ -196,7 +196,6 @@ def test_two_renderers_cost_one_call_and_keep_their_own_gradient(normal_depth, m
     assert not torch.allclose(result.gradients["volume"]["disparity"], result.gradients["mesh"]["disparity"])
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

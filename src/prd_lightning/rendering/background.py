@@ -11,7 +11,7 @@ class WhiteBackground(nn.Module):
     """White everywhere."""
 
     def forward(
-        self, directions: Float[Tensor, "views height width 3"], pooled: Float[Tensor, "batch width"] | None = None
+        self, directions: Float[Tensor, "views height width 3"], pooled: Float[Tensor, "batch text_width"] | None = None
     ) -> Float[Tensor, "views height width 3"]:
         """Ones in the shape of ``directions``."""
         return torch.ones_like(directions)
@@ -50,7 +50,7 @@ class LearnedBackground(nn.Module):
         return torch.cat(codes, dim=-1)
 
     def forward(
-        self, directions: Float[Tensor, "views height width 3"], pooled: Float[Tensor, "batch width"]
+        self, directions: Float[Tensor, "views height width 3"], pooled: Float[Tensor, "batch text_width"]
     ) -> Float[Tensor, "views height width 3"]:
         """Colours in (0, 1); the V directions are prompt-major, V a multiple of the number of prompts."""
         matrix = self.matrix(pooled).unflatten(-1, (3, self.code_width))

@@ -20,8 +20,8 @@ ALPHA_EPSILON = 1e-5
 
 def neus_alpha(
     sdf: Float[Tensor, "*samples"],
-    cosine: Float[Tensor, "*samples"] | float,
-    lengths: Float[Tensor, "*samples"] | float,
+    cosine: Float[Tensor, "*#samples"] | float,
+    lengths: Float[Tensor, "*#samples"] | float,
     inverse_standard_deviation: float = INVERSE_STANDARD_DEVIATION,
 ) -> Float[Tensor, "*samples"]:
     """Opacity of ray sections.
