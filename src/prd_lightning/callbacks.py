@@ -1,6 +1,7 @@
 """What a run leaves behind: preview sheets over time, checkpoints of the trainable part, and meshes at the end."""
 
 import logging
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,10 @@ class FolderCheckpointIO(TorchCheckpointIO):
         tensors, architecture = load_generator(path / GENERATOR_FILE)
         try:
             state = torch.load(path / TRAINER_FILE, map_location=map_location or "cpu", weights_only=True)
+        except pickle.UnpicklingError as error:  # torch's own message advises to unpickle everything
+            raise CheckpointFormatError(
+                f"{path / TRAINER_FILE} cannot be read: it is damaged, or holds objects other than tensors and plain values"
+            ) from error
         except (RuntimeError, EOFError, OSError, ValueError) as error:
             raise CheckpointFormatError(f"{path / TRAINER_FILE} cannot be read: {error}") from error
         return {**state, "state_dict": tensors, "architecture": architecture}
