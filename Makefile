@@ -22,8 +22,8 @@ export TEACHER EXPERIMENT PROMPT OUT SWEEP
 
 # Waiting threads sleep instead of spinning: where cores are shared, spinning can make two threads ten times slower than one.
 export OMP_WAIT_POLICY ?= passive
-# glibc gives every large block back to the system and faults its pages in again at the next use; keeping the blocks makes large
-# maps and grids up to twice as fast, for more memory held.
+# glibc gives every large block back to the system and faults its pages in again at the next use. Keeping the blocks made forward and
+# backward passes of the tiny UNet and decoder 1.4 times as fast for a tenth more memory, and large grids up to twice as fast.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4294967296
 
 PRD := $(VENV)/bin/prd
@@ -58,7 +58,7 @@ tinyworld: $(INSTALLED)  ## train the tiny models that ship with the package aga
 	@$(KEEP_MEMORY) $(PRD) tinyworld $(value ARGS)
 
 test: $(INSTALLED)  ## run the tests on two processes (ARGS="-k mesh")
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 $(value ARGS)
+	@OMP_NUM_THREADS=1 $(KEEP_MEMORY) $(VENV)/bin/python -m pytest -n 2 $(value ARGS)
 
 lint: $(INSTALLED)  ## check the code's style
 	@$(VENV)/bin/ruff check src tests $(wildcard benchmarks) $(value ARGS)
