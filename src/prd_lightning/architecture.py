@@ -69,7 +69,9 @@ class Architecture:
         """
         known = {item.name for item in fields(cls)}
         if unknown := sorted(values.keys() - known):
-            raise CheckpointFormatError(f"the checkpoint's architecture has unknown entries {unknown}; this version knows {sorted(known)}")
+            raise CheckpointFormatError(
+                f"the checkpoint's architecture has unknown entries {unknown}; this version knows {sorted(known)}"
+            )
         if "base" not in values:
             raise CheckpointFormatError("the checkpoint's architecture does not name its base model")
         return cls(**values)

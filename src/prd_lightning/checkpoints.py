@@ -53,5 +53,7 @@ def load_generator(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     except (KeyError, json.JSONDecodeError) as error:
         raise CheckpointFormatError(f"{path} does not say which architecture it belongs to: {error}") from error
     if not isinstance(architecture, dict):
-        raise CheckpointFormatError(f"{path} does not say which architecture it belongs to: its header holds {architecture!r:.80}")
+        raise CheckpointFormatError(
+            f"{path} does not say which architecture it belongs to: its header holds {architecture!r:.80}"
+        )
     return tensors, architecture

@@ -72,9 +72,12 @@ def texel_weights(
     rows = torch.stack([first, first + 1, first + width + 2, first + width + 3], dim=-1)
     inside = inside.to(points)
     left_share, top_share = 1 - right_share, 1 - bottom_share
-    value = torch.stack(
-        [left_share * top_share, right_share * top_share, left_share * bottom_share, right_share * bottom_share], dim=-1
-    ) * inside[..., None]
+    value = (
+        torch.stack(
+            [left_share * top_share, right_share * top_share, left_share * bottom_share, right_share * bottom_share], dim=-1
+        )
+        * inside[..., None]
+    )
     if not derivatives:
         return rows, value.unsqueeze(-3)
     scale_x, scale_y = 0.5 * width * inside, 0.5 * height * inside
@@ -83,7 +86,11 @@ def texel_weights(
     weights = [value]
     for axis in range(3):
         per_plane = [
-            along_x[..., index, :] if axis == columns else along_y[..., index, :] if axis == rows_axis else torch.zeros_like(along_x[..., 0, :])
+            along_x[..., index, :]
+            if axis == columns
+            else along_y[..., index, :]
+            if axis == rows_axis
+            else torch.zeros_like(along_x[..., 0, :])
             for index, (columns, rows_axis) in enumerate(PLANE_AXES)
         ]
         weights.append(torch.stack(per_plane, dim=-2))

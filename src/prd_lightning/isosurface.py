@@ -102,7 +102,9 @@ def find_surface(sdf: Float[Tensor, " points"], resolution: int) -> SurfaceTopol
     # A cell is crossed if its eight corners do not agree.
     count = sum(
         inside[x : x + resolution, y : y + resolution, z : z + resolution].to(torch.int8)
-        for x in (0, 1) for y in (0, 1) for z in (0, 1)
+        for x in (0, 1)
+        for y in (0, 1)
+        for z in (0, 1)
     )
     cells = ((count > 0) & (count < 8)).nonzero()
     strides = torch.tensor([side * side, side, 1], device=device)
@@ -122,9 +124,7 @@ def find_surface(sdf: Float[Tensor, " points"], resolution: int) -> SurfaceTopol
     return SurfaceTopology(edges=edges, faces=index.view(-1, 3))
 
 
-def surface_vertices(
-    sdf: Float[Tensor, "vertices 2"], positions: Float[Tensor, "vertices 2 3"]
-) -> Float[Tensor, "vertices 3"]:
+def surface_vertices(sdf: Float[Tensor, "vertices 2"], positions: Float[Tensor, "vertices 2 3"]) -> Float[Tensor, "vertices 3"]:
     """The zero on each cut edge, from the values and positions at its two ends."""
     first, second = sdf.unbind(dim=1)
     share = first / (first - second)

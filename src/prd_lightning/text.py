@@ -44,7 +44,11 @@ class PromptEncoder(nn.Module):
     """
 
     def __init__(
-        self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, cache_size: int = 4096, cache_folder: str | Path | None = None
+        self,
+        tokenizer: CLIPTokenizer,
+        text_encoder: CLIPTextModel,
+        cache_size: int = 4096,
+        cache_folder: str | Path | None = None,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer
@@ -97,7 +101,12 @@ class PromptEncoder(nn.Module):
         too_long = sum(len(ids) > limit for ids in self.tokenizer(prompts, truncation=False, verbose=False).input_ids)
         if too_long:
             if not self.truncated_count:
-                logger.warning("%d of %d prompts are longer than %d tokens and are cut; later ones are only counted", too_long, len(prompts), limit)
+                logger.warning(
+                    "%d of %d prompts are longer than %d tokens and are cut; later ones are only counted",
+                    too_long,
+                    len(prompts),
+                    limit,
+                )
             self.truncated_count += too_long
         self.encoded_count += len(prompts)
         batch = self.tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")

@@ -4,4 +4,12 @@ from prd_lightning.data.batch import PromptBatch
 from prd_lightning.data.datamodule import PromptDataModule
 from prd_lightning.data.prompts import FilePrompts, GrammarPrompts, HuggingFacePrompts, ListPrompts, PromptSource
 
-__all__ = ["FilePrompts", "GrammarPrompts", "HuggingFacePrompts", "ListPrompts", "PromptBatch", "PromptDataModule", "PromptSource"]
+__all__ = [
+    "FilePrompts",
+    "GrammarPrompts",
+    "HuggingFacePrompts",
+    "ListPrompts",
+    "PromptBatch",
+    "PromptDataModule",
+    "PromptSource",
+]

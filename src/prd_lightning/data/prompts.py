@@ -105,7 +105,9 @@ class FilePrompts(PromptSource):
         self.path, self.column = Path(path).expanduser(), column
         self._readers = {".txt": self._text, ".jsonl": self._json_lines, ".json": self._json, ".parquet": self._parquet}
         if self.path.suffix not in self._readers:
-            raise PromptError(f"prompt file {self.path} has the unknown suffix {self.path.suffix!r}; known: {', '.join(self._readers)}")
+            raise PromptError(
+                f"prompt file {self.path} has the unknown suffix {self.path.suffix!r}; known: {', '.join(self._readers)}"
+            )
         if not self.path.is_file():
             raise PromptError(f"there is no prompt file {self.path}")
         if self.path.stat().st_size == 0:
@@ -144,7 +146,9 @@ class FilePrompts(PromptSource):
     def _entry(self, entry: object, place: str) -> Iterator[str]:
         if isinstance(entry, dict):
             if self.column not in entry:
-                self._bad_entry(f"{place}: no {self.column!r} among the keys {sorted(entry)}; name the right one with data.column")
+                self._bad_entry(
+                    f"{place}: no {self.column!r} among the keys {sorted(entry)}; name the right one with data.column"
+                )
                 return
             entry = entry[self.column]
         yield from self._checked(entry, place)

@@ -154,7 +154,9 @@ class DiffusionTeacher(Teacher):
         return 1.0
 
     @abstractmethod
-    def prepare(self, maps: list[dict[str, Tensor]], prompts: list[str], cameras: Cameras, generator: torch.Generator | None) -> TeacherInput:
+    def prepare(
+        self, maps: list[dict[str, Tensor]], prompts: list[str], cameras: Cameras, generator: torch.Generator | None
+    ) -> TeacherInput:
         """The teacher's input of the maps of one or two renderers, concatenated; [V, H, W, C] tensors by name."""
 
     def map_gradients(
@@ -176,7 +178,9 @@ class DiffusionTeacher(Teacher):
         on_maps = iter(torch.autograd.grad(given.clean, flat, grad_outputs=gradient * self.loss_share))
         gradients = {renderer: {name: next(on_maps) for name in self.map_names} for renderer in maps}
         loss = 0.5 * gradient.square().sum() * self.loss_share
-        return TeacherResult(loss=loss, gradients=gradients, log={"gradient_rms": gradient.square().mean().sqrt().item()}, nonfinite=nonfinite)
+        return TeacherResult(
+            loss=loss, gradients=gradients, log={"gradient_rms": gradient.square().mean().sqrt().item()}, nonfinite=nonfinite
+        )
 
     @torch.no_grad()
     def _distill(self, given: TeacherInput, step: int, generator: torch.Generator | None) -> tuple[Tensor, int]:

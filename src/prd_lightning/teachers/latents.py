@@ -24,7 +24,9 @@ def encode_rgb(
 
 
 @torch.no_grad()
-def decode_rgb(vae: AutoencoderKL, latents: Float[Tensor, "views channels latent_height latent_width"]) -> Float[Tensor, "views height width 3"]:
+def decode_rgb(
+    vae: AutoencoderKL, latents: Float[Tensor, "views channels latent_height latent_width"]
+) -> Float[Tensor, "views height width 3"]:
     """Pictures in [0, 1] of scaled latents."""
     pictures = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.to(latents)
     return (pictures.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)

@@ -24,7 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.epilog = EXAMPLES
     steps = [*STAGES, "card", "samples"]
-    parser.add_argument("--stages", nargs="+", choices=steps, default=steps, metavar="STAGE", help=f"which of: {', '.join(steps)}")
+    parser.add_argument(
+        "--stages", nargs="+", choices=steps, default=steps, metavar="STAGE", help=f"which of: {', '.join(steps)}"
+    )
     parser.add_argument("--output", type=Path, default=Path("tinyworld_weights"), help="folder of the models")
     parser.add_argument("--cache", type=Path, default=Path("tinyworld_cache"), help="folder of renders and training states")
     parser.add_argument("--samples", type=Path, default=Path("tinyworld_samples"), help="folder of the sample sheets")

@@ -111,7 +111,9 @@ def train(
         running += loss.item()
         if (step + 1) % LOG_INTERVAL_STEPS == 0:
             pace = (time.monotonic() - started) / (step + 1 - first)
-            logger.info("%s: step %d of %d, loss %.4f, %.2f s a step", name, step + 1, stage.steps, running / LOG_INTERVAL_STEPS, pace)
+            logger.info(
+                "%s: step %d of %d, loss %.4f, %.2f s a step", name, step + 1, stage.steps, running / LOG_INTERVAL_STEPS, pace
+            )
             running = 0.0
         if time.monotonic() - last_save > SAVE_INTERVAL_SECONDS or step + 1 == stage.steps:
             save(step + 1)

@@ -42,7 +42,12 @@ def build_tokenizer() -> CLIPTokenizer:
 def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     """A CLIP with a 64-wide text and a 64-wide vision tower; its text tower conditions all tiny diffusion models."""
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    shared = {"hidden_size": TEXT_WIDTH, "intermediate_size": 4 * TEXT_WIDTH, "num_attention_heads": 4, "projection_dim": TEXT_WIDTH}
+    shared = {
+        "hidden_size": TEXT_WIDTH,
+        "intermediate_size": 4 * TEXT_WIDTH,
+        "num_attention_heads": 4,
+        "projection_dim": TEXT_WIDTH,
+    }
     text = CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=77, num_hidden_layers=3, **shared, **ids)
     vision = CLIPVisionConfig(image_size=64, patch_size=8, num_hidden_layers=4, **shared)
     return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=TEXT_WIDTH))
@@ -92,4 +97,3 @@ def build_scheduler() -> DDIMScheduler:
         prediction_type="epsilon",
         timestep_spacing="leading",
     )
-

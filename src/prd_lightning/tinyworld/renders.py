@@ -74,4 +74,6 @@ def render_scene(scene: Scene, cameras: Cameras, size: int, supersampling: int =
         grid = values.reshape(views, size, supersampling, size, supersampling, -1)
         return grid.mean(dim=(2, 4))
 
-    return SceneMaps(rgb=image(rgb), opacity=image(hit.to(rgb.dtype)), disparity=image(disparity), normal_camera=image(normal_map))
+    return SceneMaps(
+        rgb=image(rgb), opacity=image(hit.to(rgb.dtype)), disparity=image(disparity), normal_camera=image(normal_map)
+    )

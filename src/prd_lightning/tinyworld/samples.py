@@ -30,7 +30,13 @@ def sheet_cameras(prompts: int, seed: int = 0) -> Cameras:
 
 @torch.no_grad()
 def sample_sheet(
-    name: str, root: Path, path: Path, prompts: Sequence[str] = SHEET_PROMPTS, guidance_scale: float = 2.0, steps: int = 25, seed: int = 0
+    name: str,
+    root: Path,
+    path: Path,
+    prompts: Sequence[str] = SHEET_PROMPTS,
+    guidance_scale: float = 2.0,
+    steps: int = 25,
+    seed: int = 0,
 ) -> Path:
     """Writes a PNG with four views of every prompt, sampled from the teacher alone; normal-depth samples show normals and disparity."""
     cameras = sheet_cameras(len(prompts), seed)

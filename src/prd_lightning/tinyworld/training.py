@@ -153,7 +153,11 @@ class TinyWorldTrainer:
 
         def batch(index: Tensor, draw: random.Random) -> tuple[Tensor, list[str], Tensor | None]:
             cameras = groups.cameras(index)
-            return latents[index].flatten(0, 1), [describe(groups.scenes[i], draw) for i in index.tolist()], mvdream_camera_condition(cameras)
+            return (
+                latents[index].flatten(0, 1),
+                [describe(groups.scenes[i], draw) for i in index.tolist()],
+                mvdream_camera_condition(cameras),
+            )
 
         self._train_denoiser("mvdream", unet, len(latents), batch, self.plan.mvdream)
         vae.half().save_pretrained(self.output / "mvdream" / "vae")
@@ -165,7 +169,11 @@ class TinyWorldTrainer:
 
         def batch(index: Tensor, draw: random.Random) -> tuple[Tensor, list[str], Tensor | None]:
             cameras = groups.cameras(index)
-            return maps[index].flatten(0, 1), [describe(groups.scenes[i], draw) for i in index.tolist()], richdreamer_camera_condition(cameras)
+            return (
+                maps[index].flatten(0, 1),
+                [describe(groups.scenes[i], draw) for i in index.tolist()],
+                richdreamer_camera_condition(cameras),
+            )
 
         self._train_denoiser("richdreamer_nd", models.build_unet(16, camera=True), len(maps), batch, self.plan.richdreamer_nd)
 
@@ -228,7 +236,7 @@ def encode_pictures(vae: AutoencoderKL, pictures: Tensor, size: int, scaled: boo
 def _confused(scene: Scene, draw: random.Random) -> Scene:
     """A scene that is easily taken for ``scene``: colours or places swapped, another arrangement, or another colour."""
     if len(scene.parts) == 1:
-        (shape, color), = scene.concepts
+        ((shape, color),) = scene.concepts
         return Scene.single(shape, draw.choice([other for other in models.COLORS if other != color]))
     (shape_a, color_a), (shape_b, color_b) = scene.concepts
     other = "beside" if scene.arrangement == "on" else "on"
