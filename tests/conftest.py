@@ -2,20 +2,42 @@
 
 import json
 import os
-from collections.abc import Iterator
+import sys
+import types
+import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from jaxtyping import config, install_import_hook
+from beartype import BeartypeConf, beartype
+from jaxtyping import AbstractArray, install_import_hook
 from safetensors.torch import load_file
 from torch import Tensor
 
+
+def mentions_shape(annotation: Any) -> bool:
+    """Whether a jaxtyping shape stands anywhere in an annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, AbstractArray):
+        return True
+    return any(mentions_shape(part) for part in typing.get_args(annotation))
+
+
+def check_shapes(function: Callable) -> Callable:
+    """Checks the arguments with a shape at every call, and leaves the others to the package's own errors."""
+    annotations = getattr(function, "__annotations__", {})
+    function.__annotations__ = {name: value for name, value in annotations.items() if mentions_shape(value)}
+    return beartype(function, conf=BeartypeConf(is_pep484_tower=True))
+
+
 # Every annotated shape in the package is checked while the tests run. This must come before the package is imported.
-# The numeric tower lets an int stand where a float is annotated, as Python does.
-install_import_hook("prd_lightning", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+# The hook names its checker by module, and a conftest file cannot be imported by name everywhere.
+CHECKER = types.ModuleType("prd_shape_checks")
+CHECKER.check_shapes = check_shapes
+sys.modules[CHECKER.__name__] = CHECKER
+install_import_hook("prd_lightning", f"{CHECKER.__name__}.check_shapes")
 
 GOLDEN_VARIABLE = "PRD_GOLDEN_DIR"
 GOLDEN_GROUPS = ("weights", "inputs", "outputs", "outputs64", "grads")
@@ -109,11 +131,3 @@ def close():  # noqa: ANN201
         assert error <= tolerance, f"{name}: relative error {error:.2e}, allowed {tolerance:.0e}"
 
     return check
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """No run-time checks of annotations: what a user of the installed package sees who passes a value of the wrong type."""
-    config.update("jaxtyping_disable", True)
-    yield
-    config.update("jaxtyping_disable", False)

@@ -44,6 +44,8 @@ class MeshRenderer(nn.Module):
         sdf_gradient_scale: factor of the gradient of the signed distance and the deformation through the mesh.
         depth: ``clip`` is the clip-space z (about the distance along the view axis - 0.2; published weights were trained with
             it), ``ray`` the distance along the ray, as the volume renderer's.
+        background_focal_size: picture height whose focal length the background's rays have; None for their own. Published
+            weights were trained with the height of the volume renderer's picture, so their backgrounds are too wide.
     """
 
     grid: Tensor
@@ -55,6 +57,7 @@ class MeshRenderer(nn.Module):
         rasterizer: RasterizerName = "auto",
         sdf_gradient_scale: float = 0.001,
         depth: Literal["clip", "ray"] = "clip",
+        background_focal_size: int | None = None,
     ) -> None:
         super().__init__()
         if depth not in ("clip", "ray"):
@@ -63,6 +66,7 @@ class MeshRenderer(nn.Module):
             raise ConfigurationError(f"image_size must be at least 1, got {image_size}")
         self.resolution, self.image_size, self.rasterizer_name = resolution, image_size, rasterizer
         self.sdf_gradient_scale, self.depth = sdf_gradient_scale, depth
+        self.background_focal_size = background_focal_size
         self.register_buffer("grid", grid_points(resolution), persistent=False)
         self._rasterizer: Rasterizer | None = None
 
@@ -78,7 +82,7 @@ class MeshRenderer(nn.Module):
     ) -> RenderedMaps:
         """Maps of B scenes from V = B * views cameras; a scene without a surface shows the background and is counted."""
         views = len(cameras) // prepared.batch
-        _, directions = cameras.rays(self.image_size, self.image_size)
+        _, directions = cameras.rays(self.image_size, self.image_size, self.background_focal_size)
         backdrop = background(directions)
         parts, empty = [], 0
         for index, (vertices, faces) in enumerate(self.extract(field, prepared)):

@@ -239,7 +239,27 @@ def _blend_across(
     edge_depth = torch.lerp(view_depth[edge, 0], view_depth[edge, 1], share.detach().clamp(0, 1))
     # The edge is seen if the picture jumps there: from a surface to something that lies behind the edge.
     valid &= surface_depth[near].isfinite() & (surface_depth[far] > edge_depth)
-    distance = torch.where(surface_is_low, crossing - low, low + 1 - crossing)[valid]
-    near, far = near[valid], far[valid]
+    distance = torch.where(surface_is_low, crossing - low, low + 1 - crossing)
+    valid = _outermost(2 * near + surface_is_low, distance.detach(), valid, 2 * len(surface_depth))
+    distance, near, far = distance[valid], near[valid], far[valid]
     beyond = distance > 0.5
-    return torch.where(beyond, far, near), torch.where(beyond, near, far), (distance - 0.5).abs()
+    share = torch.where(beyond, distance - 0.5, 0.5 - distance)  # not abs, whose derivative is zero in the middle
+    return torch.where(beyond, far, near), torch.where(beyond, near, far), share
+
+
+def _outermost(pair: Tensor, distance: Tensor, valid: Tensor, count: int) -> Tensor:
+    """Indices of the valid crossings that lie farthest out between their two pixels.
+
+    Seen along the surface, a mesh folds: several of its edges turn over within a pixel. Only the outermost is the outline.
+
+    Args:
+        pair: [E] number of the pair of pixels, below ``count``.
+        distance: [E] from the surface's pixel to the crossing.
+        valid: [E] bool.
+    """
+    chosen = valid.nonzero().squeeze(1)
+    pair, distance = pair[chosen], distance[chosen]
+    farthest = distance.new_full((count,), -torch.inf).scatter_reduce_(0, pair, distance, "amax")
+    last = distance == farthest[pair]
+    first = torch.full((count,), len(valid), device=pair.device).scatter_reduce_(0, pair[last], chosen[last], "amin")
+    return chosen[chosen == first[pair]]
