@@ -287,7 +287,8 @@ def test_inner_edges_are_not_blurred():
 
 def test_hidden_silhouettes_change_nothing():
     """A triangle behind a wall: its outline does not shine through."""
-    wall, hidden = torch.tensor([[-20.0, -20.0], [60.0, -20.0], [-20.0, 60.0]]), torch.tensor([[3.2, 3.1], [9.4, 4.2], [5.1, 10.3]])
+    wall = torch.tensor([[-20.0, -20.0], [60.0, -20.0], [-20.0, 60.0]])
+    hidden = torch.tensor([[3.2, 3.1], [9.4, 4.2], [5.1, 10.3]])
     points, w = torch.cat([wall, hidden]), torch.tensor([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])
     positions = from_screen(points, 16, w, z=torch.tensor([0.0, 0.0, 0.0, 0.5, 0.5, 0.5]))
     faces, picture = torch.arange(6).view(2, 3), torch.rand(1, 16, 16, 1)
