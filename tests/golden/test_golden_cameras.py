@@ -1,5 +1,7 @@
 """Cameras against the recorded matrices, rays and projections."""
 
+import re
+
 import pytest
 import torch
 
@@ -38,22 +40,27 @@ def test_matrices_and_rays(golden, close, relative):
         close(value, expected[name], 1e-5, name)
 
 
-def test_rays_of_a_rasterized_picture_with_the_focal_length_of_the_small_one(golden, close):
-    outputs = golden("cameras").outputs
-    cameras = recorded_cameras(golden("cameras"), True)
-    small, large = outputs["rays8_raster16/rays_d"], outputs["rays8_raster16/rays_d_rasterize"]
-    close(cameras.rays(*small.shape[1:3])[1], small, 1e-5)
-    close(cameras.rays(*large.shape[1:3], focal_height=small.shape[1])[1], large, 1e-5)
-    true_directions = cameras.rays(*large.shape[1:3])[1]
-    assert (true_directions - large).abs().max() > 0.05, "the option must differ from the true directions"
+def test_pictures_of_other_sizes(golden, close):
+    """Groups ``raysSIZE_rasterSIZE``: rays of the small picture, and those of the rasterized one.
 
-
-def test_pictures_that_are_not_square(golden, close):
-    outputs = golden("cameras").outputs
-    cameras, directions = recorded_cameras(golden("cameras"), True), outputs["rays6x8_raster12x16/rays_d"]
-    height, width = directions.shape[1:3]
-    close(cameras.rays(height, width)[1], directions, 1e-5)
-    close(cameras.model_view_projection(aspect=width / height), outputs["rays6x8_raster12x16/mvp_mtx"], 1e-5)
+    The original gives the latter the focal length of the small picture, an option here.
+    """
+    cameras, groups = recorded_cameras(golden("cameras"), True), {}
+    for key, value in golden("cameras").outputs.items():
+        group, _, name = key.partition("/")
+        if re.fullmatch(r"rays\w+_raster\w+", group):
+            groups.setdefault(group, {})[name] = value
+    assert groups
+    for group, recorded in groups.items():
+        height, width = recorded["rays_d"].shape[1:3]
+        close(cameras.rays(height, width)[1], recorded["rays_d"], 1e-5, group)
+        if "mvp_mtx" in recorded:
+            close(cameras.model_view_projection(aspect=width / height), recorded["mvp_mtx"], 1e-5, group)
+        if "rays_d_rasterize" in recorded:
+            size = recorded["rays_d_rasterize"].shape[1:3]
+            close(cameras.rays(*size, focal_height=height)[1], recorded["rays_d_rasterize"], 1e-5, group)
+            true_directions = cameras.rays(*size)[1]
+            assert (true_directions - recorded["rays_d_rasterize"]).abs().max() > 0.05, "the option must differ from the truth"
 
 
 def test_projection_and_pixel_offsets(golden, close):
@@ -65,7 +72,7 @@ def test_projection_and_pixel_offsets(golden, close):
         at_origin.elevation, at_origin.azimuth,
     )  # fmt: skip
     close(at_origin.model_view_projection(), recorded.outputs["projection_matrix"], 1e-5)
-    offsets = recorded.outputs["unit_directions_4x6"]
+    (offsets,) = (value for key, value in recorded.outputs.items() if key.startswith("unit_directions_"))
     unit_focal = at_origin.select(slice(0, 1))
     height, width = offsets.shape[:2]
     unit_focal = Cameras(

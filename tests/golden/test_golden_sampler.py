@@ -1,6 +1,7 @@
 """Timesteps, DDIM steps and the unroll against the recorded sampler."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -57,22 +58,27 @@ def test_training_unroll_noises_the_last_estimate(recorded, schedule, close):
         close(clean, recorded.outputs[f"train_step{index}_x0"], 1e-5)
 
 
+def entry_of(settings, pattern):
+    """Name and value of the one setting whose name has that pattern."""
+    (entry,) = ((key, value) for key, value in settings.items() if re.fullmatch(pattern, key))
+    return entry
+
+
 def test_strata_of_training_timesteps(recorded):
-    settings = recorded.settings
-    whole = settings["train_50steps_all"]
-    assert unroll_timesteps(len(whole)) == whole
-    parts = settings["train_4parts_4steps"]
-    assert [[t] for t in sample_unroll_timesteps(len(parts), len(parts))] == parts
-    ranges = settings["train_50steps_4parts_ranges"]
-    draws = [sample_unroll_timesteps(len(ranges), len(whole)) for _ in range(400)]
+    settings, total = recorded.settings, recorded.settings["scheduler_config"]["num_train_timesteps"]
+    whole = entry_of(settings, r"train_\d+steps_all")[1]
+    assert unroll_timesteps(len(whole), total) == whole
+    parts = entry_of(settings, r"train_\d+parts_\d+steps")[1]
+    assert [[t] for t in sample_unroll_timesteps(len(parts), len(parts), total)] == parts
+    ranges = entry_of(settings, r"train_\d+steps_\d+parts_ranges")[1]
+    draws = [sample_unroll_timesteps(len(ranges), len(whole), total) for _ in range(400)]
     for stratum, (highest, lowest, count) in zip(zip(*draws), ranges):
         assert (max(stratum), min(stratum), len(set(stratum))) == (highest, lowest, count)
 
 
 def test_one_seeded_draw(recorded):
     settings = recorded.settings
-    expected = [value for (value,) in settings["train_50steps_sample_seed3"]]
-    drawn = sample_unroll_timesteps(
-        len(expected), len(settings["train_50steps_all"]), generator=torch.Generator().manual_seed(3)
-    )
-    assert drawn == expected
+    name, expected = entry_of(settings, r"train_\d+steps_sample_seed\d+")
+    substeps, seed = (int(number) for number in re.findall(r"\d+", name))
+    drawn = sample_unroll_timesteps(len(expected), substeps, generator=torch.Generator().manual_seed(seed))
+    assert [[t] for t in drawn] == expected
