@@ -153,9 +153,13 @@ def copy_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         CheckpointFormatError: a tensor is missing, unknown, or has another shape.
     """
     if missing := sorted(own.keys() - state.keys()):
-        raise CheckpointFormatError(f"the checkpoint lacks {len(missing)} tensors of this architecture, e.g. {', '.join(missing[:3])}")
+        raise CheckpointFormatError(
+            f"the checkpoint lacks {len(missing)} tensors of this architecture, e.g. {', '.join(missing[:3])}"
+        )
     if unknown := sorted(state.keys() - own.keys()):
-        raise CheckpointFormatError(f"the checkpoint has {len(unknown)} tensors unknown to this architecture, e.g. {', '.join(unknown[:3])}")
+        raise CheckpointFormatError(
+            f"the checkpoint has {len(unknown)} tensors unknown to this architecture, e.g. {', '.join(unknown[:3])}"
+        )
     for name, value in own.items():
         if value.shape != state[name].shape:
             raise CheckpointFormatError(
@@ -167,7 +171,7 @@ def copy_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
 
 def _adapt_unet_attention(unet: nn.Module, ranks: AdapterRanks, per_plane: bool, compute: Compute) -> None:
     for name, block in unet.named_modules():
-        if not name.rpartition(".")[2] in ("attn1", "attn2"):
+        if name.rpartition(".")[2] not in ("attn1", "attn2"):
             continue
         is_self = name.endswith("attn1")
         rank = ranks.self_attention if is_self else ranks.cross_attention
