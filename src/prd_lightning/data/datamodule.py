@@ -30,21 +30,33 @@ class PromptStream(IterableDataset):
         rank, world_size: of the process.
         shuffle_buffer: prompts among which the next one is drawn; 0 keeps the source's order.
         seed: of the draws.
-        skip: prompts of this rank that were used up before a resumption.
+        skip: batches of this rank that were used up before a resumption.
+        batch_size: prompts in a batch; workers take turns batch by batch.
     """
 
-    def __init__(self, source: PromptSource, rank: int, world_size: int, shuffle_buffer: int, seed: int, skip: int = 0) -> None:
+    def __init__(
+        self,
+        source: PromptSource,
+        rank: int,
+        world_size: int,
+        shuffle_buffer: int,
+        seed: int,
+        skip: int = 0,
+        batch_size: int = 1,
+    ) -> None:
         super().__init__()
         self.source, self.rank, self.world_size = source, rank, world_size
-        self.shuffle_buffer, self.seed, self.skip = shuffle_buffer, seed, skip
+        self.shuffle_buffer, self.seed, self.skip, self.batch_size = shuffle_buffer, seed, skip, batch_size
 
     def __iter__(self) -> Iterator[str]:
         """Prompts without end."""
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        number = (number + self.skip) % workers  # the first worker goes on for the one whose turn it was
+        done = (self.skip + workers - 1 - number) // workers
         share, shares = self.rank * workers + number, self.world_size * workers
         own = itertools.islice(self._shuffled(self._endless()), share, None, shares)
-        return itertools.islice(own, self.skip // workers, None)
+        return itertools.islice(own, done * self.batch_size, None)
 
     def _endless(self) -> Iterator[str]:
         while True:
@@ -122,7 +134,7 @@ class PromptDataModule(lightning.LightningDataModule):
         rank, world_size, done = 0, 1, 0
         if self.trainer is not None:
             rank, world_size, done = self.trainer.global_rank, self.trainer.world_size, self.trainer.global_step
-        stream = PromptStream(self.source, rank, world_size, self.shuffle_buffer, self.seed, skip=done * self.batch_size)
+        stream = PromptStream(self.source, rank, world_size, self.shuffle_buffer, self.seed, done, self.batch_size)
         loader = DataLoader(stream, batch_size=self.batch_size, collate_fn=list, num_workers=self.num_workers)
         return UnrollCycles(loader, self.unroll_steps, self.cameras, seed=self.seed * 1_000_003 + rank, first_cycle=done)
 
