@@ -1,7 +1,7 @@
 """Procedural objects: twelve primitives as signed distances, ten colours, and scenes of one or two parts.
 
 A distance is negative inside and never larger than the true distance, so sphere tracing cannot step through a surface. Unit
-primitives fit a ball of radius 0.65; the wedge and the cross are asymmetric on purpose, so that orientation can be tested.
+primitives fit a ball of radius 0.82; the wedge and the cross are asymmetric on purpose, so that orientation can be tested.
 """
 
 import math
