@@ -87,7 +87,8 @@ class Architecture:
                 continue
             if getattr(self, item.name) != getattr(other, item.name):
                 raise CheckpointFormatError(
-                    f"the checkpoint has {item.name}={getattr(other, item.name)} but this run has {item.name}={getattr(self, item.name)}"
+                    f"the checkpoint has {item.name}={getattr(other, item.name)} "
+                    f"but this run has {item.name}={getattr(self, item.name)}"
                 )
 
     def build(self, **prompt_settings: object) -> GeneratorParts:

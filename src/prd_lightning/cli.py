@@ -22,13 +22,16 @@ USER_ERROR, INTERRUPTED = 2, 130
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """The command's parser; only the module of ``verb`` is imported, so that ``--help`` is quick."""
     parser = argparse.ArgumentParser(
-        prog="prd", description="Text-to-mesh generators by progressive rendering distillation.", epilog="prd VERB --help shows examples."
+        prog="prd",
+        description="Text-to-mesh generators by progressive rendering distillation.",
+        epilog="prd VERB --help shows examples.",
     )
     parser.add_argument("--version", action="version", version=f"prd_lightning {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, (module, summary) in VERBS.items():
+        description = f"{summary[0].upper()}{summary[1:]}."
         child = verbs.add_parser(
-            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", formatter_class=argparse.RawDescriptionHelpFormatter
+            name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         if name == verb:
             importlib.import_module(module).configure(child)

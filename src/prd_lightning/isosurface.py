@@ -5,8 +5,9 @@ is closed and manifold by construction. A vertex lies on a grid edge (a, b) whos
 
     v = p_a + s_a / (s_a - s_b) (p_b - p_a),    p = grid point + tanh(deformation) * half a cell
 
-so it is differentiable in the signed distances and in the deformation. Which edges are cut depends on signs only; ``find_surface``
-tells that without gradients, and the costly differentiable look-ups are then needed at the ends of cut edges alone.
+so it is differentiable in the signed distances and in the deformation. Which edges are cut depends on signs only;
+``find_surface`` tells that without gradients, and the costly differentiable look-ups are then needed at the ends of cut edges
+alone.
 """
 
 from dataclasses import dataclass

@@ -135,7 +135,9 @@ class PRDModule(lightning.LightningModule):
         if batch.unroll_step == 0:
             clean = torch.randn(shape, generator=noise).to(self.device)
         elif self._latents is None or self._latents.shape != shape or batch.unroll_step != self._next_unroll_step:
-            raise ConfigurationError(f"unroll step {batch.unroll_step} does not follow step {batch.unroll_step - 1} of the same prompts")
+            raise ConfigurationError(
+                f"unroll step {batch.unroll_step} does not follow step {batch.unroll_step - 1} of the same prompts"
+            )
         else:
             clean = self._latents
         timesteps = sample_unroll_timesteps(
@@ -169,7 +171,7 @@ class PRDModule(lightning.LightningModule):
         for key, value in result.log.items():
             self.log(f"train/{name}/{key}", value, on_step=True, on_epoch=False)
         if result.nonfinite:
-            logger.warning("teacher %s: %d non-finite predictions were left out at step %d", name, result.nonfinite, self.global_step)
+            logger.warning("teacher %s: %d non-finite samples were left out at step %d", name, result.nonfinite, self.global_step)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leaves out an optimizer step whose gradient is not finite: the gradient is dropped, counted and logged."""

@@ -162,7 +162,9 @@ def check_run_folder(folder: Path, may_exist: bool) -> None:
         OutputNotWritableError: it cannot be created.
     """
     if (folder / CONFIG_FILE).exists() and not may_exist and "LOCAL_RANK" not in os.environ:
-        raise OutputExistsError(f"{folder} holds a run; choose another `output`, resume with ckpt_path=last, or pass overwrite=true")
+        raise OutputExistsError(
+            f"{folder} holds a run; choose another `output`, resume with ckpt_path=last, or pass overwrite=true"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,8 +1,8 @@
 """Prompts for training: an endless stream, cut into batches, each repeated K times with fresh cameras.
 
-One unroll step is one micro-batch, so a batch is repeated *after* the data loader: its worker processes interleave their batches and
-would tear a cycle apart. The stream starts over when its source ends, so an epoch never ends inside a cycle and all ranks have
-equally much to do; training is bounded by ``max_steps``.
+One unroll step is one micro-batch, so a batch is repeated *after* the data loader: its worker processes interleave their batches
+and would tear a cycle apart. The stream starts over when its source ends, so an epoch never ends inside a cycle and all ranks
+have equally much to do; training is bounded by ``max_steps``.
 """
 
 import itertools
@@ -60,10 +60,11 @@ class PromptStream(IterableDataset):
 
     def _endless(self) -> Iterator[str]:
         while True:
-            count = 0
-            for count, prompt in enumerate(self.source, start=1):
+            is_empty = True
+            for prompt in self.source:
+                is_empty = False
                 yield prompt
-            if not count:
+            if is_empty:
                 raise PromptError("the prompt source has no usable prompt")
 
     def _shuffled(self, prompts: Iterator[str]) -> Iterator[str]:
@@ -78,7 +79,7 @@ class PromptStream(IterableDataset):
 
 
 class UnrollCycles:
-    """Repeats every batch of a loader K times, with fresh cameras and noise seeds that depend on nothing but position and seed."""
+    """Repeats every batch of a loader K times, with fresh cameras and noise seeds that depend on position and seed alone."""
 
     def __init__(self, loader: DataLoader, unroll_steps: int, cameras: CameraSettings, seed: int, first_cycle: int = 0) -> None:
         self.loader, self.unroll_steps, self.cameras = loader, unroll_steps, cameras
@@ -120,7 +121,8 @@ class PromptDataModule(lightning.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (("batch_size", batch_size, 1), ("unroll_steps", unroll_steps, 1), ("num_workers", num_workers, 0)):
+        sizes = (("batch_size", batch_size, 1), ("unroll_steps", unroll_steps, 1), ("num_workers", num_workers, 0))
+        for name, value, least in sizes:
             if value < least:
                 raise ConfigurationError(f"{name} must be at least {least}, got {value}")
         if seed < 0:

@@ -8,7 +8,8 @@ A clean sample x is noised to x_t. With the teacher's guided prediction e_teache
     gradient = w(t) (e_teacher - e_student)
              | sigma/alpha (e_teacher - e_student) / (mean |x - x0_teacher| + 0.1)                             ("dmd", "dmd_mv")
 
-where alpha = sqrt(abar_t), sigma = sqrt(1 - abar_t) and ``x0_teacher = (x - sigma e_teacher) / alpha`` is formed from the clean x.
+where alpha = sqrt(abar_t), sigma = sqrt(1 - abar_t) and ``x0_teacher = (x - sigma e_teacher) / alpha`` is formed from the
+clean x.
 The ``dmd`` gradient is about of unit size at every noise level (after Yin et al., CVPR 2024, equation 8).
 """
 

@@ -10,5 +10,5 @@ def eikonal(sdf_gradient: Float[Tensor, "samples 3"]) -> Float[Tensor, ""]:
 
 
 def sparsity(opacity: Float[Tensor, "views height width 1"]) -> Float[Tensor, ""]:
-    """``mean sqrt(opacity^2 + 0.01)``: as little of the picture as possible is covered (DreamFusion's accumulated-alpha prior)."""
+    """``mean sqrt(opacity^2 + 0.01)``: as little of the picture as possible is covered (DreamFusion's opacity prior)."""
     return (opacity.square() + 0.01).sqrt().mean()

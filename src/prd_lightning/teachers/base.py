@@ -1,8 +1,8 @@
 """What a teacher is, and the distillation that all diffusion teachers share.
 
-A teacher scores rendered maps: it returns a gradient on the maps, never a graph. The networks run without gradients; autograd only
-goes through what turns maps into the teacher's input (resizing, a VAE encoder), and that graph is freed before the generator's is
-used (design section 6).
+A teacher scores rendered maps: it returns a gradient on the maps, never a graph. The networks run without gradients; autograd
+only goes through what turns maps into the teacher's input (resizing, a VAE encoder), and that graph is freed before the
+generator's is used (design section 6).
 """
 
 from abc import ABC, abstractmethod

@@ -9,8 +9,8 @@ from prd_lightning.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("clip", "vae", "stable_diffusion", "mvdream", "richdreamer_nd")
-TEACHERS = STAGES[2:]
+TEACHERS = ("stable_diffusion", "mvdream", "richdreamer_nd")
+STAGES = ("clip", "vae", *TEACHERS, *(f"{name}_refined" for name in TEACHERS))
 EXAMPLES = """examples:
   prd tinyworld                                    (everything, into tinyworld_weights/; about two hours on two cores)
   prd tinyworld --stages mvdream card samples      (one model, then the card and the sample sheets)

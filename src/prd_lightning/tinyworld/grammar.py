@@ -133,7 +133,8 @@ def parse(prompt: str) -> Scene:
     colors = [(index, _COLOR_OF[word]) for index, word in enumerate(words) if word in _COLOR_OF]
     if len(shapes) != len(colors) or not 1 <= len(shapes) <= 2:
         raise PromptError(
-            f"{prompt!r} does not name one or two coloured primitives; shapes: {', '.join(_SHAPE_OF)}; colours: {', '.join(_COLOR_OF)}"
+            f"{prompt!r} does not name one or two coloured primitives; "
+            f"shapes: {', '.join(_SHAPE_OF)}; colours: {', '.join(_COLOR_OF)}"
         )
     concepts = [(shape, color) for (_, shape), (_, color) in zip(shapes, colors)]
     if len(concepts) == 1:

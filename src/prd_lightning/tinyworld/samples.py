@@ -38,7 +38,7 @@ def sample_sheet(
     steps: int = 25,
     seed: int = 0,
 ) -> Path:
-    """Writes a PNG with four views of every prompt, sampled from the teacher alone; normal-depth samples show normals and disparity."""
+    """Writes a PNG with four views of every prompt, sampled from the teacher alone; a normal-depth teacher shows both maps."""
     cameras = sheet_cameras(len(prompts), seed)
     samples = load_teacher(name, root).sample(prompts, cameras, steps, guidance_scale, seed)
     groups = samples.unflatten(0, (len(prompts), VIEWS))

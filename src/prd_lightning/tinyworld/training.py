@@ -2,10 +2,14 @@
 
 ``clip`` (its text tower conditions everything) and ``vae`` come first; ``stable_diffusion`` learns single views, ``mvdream``
 four views with cameras (starting from ``stable_diffusion``, as the real one did), ``richdreamer_nd`` normals and disparity.
+The ``refined`` stages go on with all noise levels weighed by the error of the clean picture, because distillation asks for it at
+high noise, where plain noise prediction hardly does. ``stable_diffusion`` then also sees smaller pictures: the generator denoises
+latents of a half or a quarter of the size, which a network this small does not understand untrained.
 """
 
 import logging
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +19,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
-from prd_lightning.cameras import horizontal_view_name
+from prd_lightning.cameras import Cameras, horizontal_view_name
 from prd_lightning.teachers.multiview import (
     install_joint_view_attention,
     mvdream_camera_condition,
@@ -30,6 +34,12 @@ logger = logging.getLogger(__name__)
 
 NULL_PROMPT_SHARE = 0.12
 VIEWS = 4
+PLAIN_WEIGHT_LIMIT, CLEAN_WEIGHT_LIMIT = 5.0, 25.0
+
+DenoiserBatch = tuple[Tensor, list[str], Tensor | None]
+"""Clean samples, one prompt for each one or each group of them, and camera numbers."""
+BatchMaker = Callable[[Tensor, random.Random], DenoiserBatch]
+"""From the numbers of samples (or groups) and a source of random choices."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,9 @@ class TinyWorldPlan:
     stable_diffusion: Stage = Stage(2800, 64, 1.2e-3)
     mvdream: Stage = Stage(1800, 24, 1e-3)
     richdreamer_nd: Stage = Stage(2200, 14, 1.2e-3)
+    stable_diffusion_refined: Stage = Stage(1300, 64, 8e-4)
+    mvdream_refined: Stage = Stage(1300, 24, 8e-4)
+    richdreamer_nd_refined: Stage = Stage(800, 14, 8e-4)
     seed: int = 0
 
 
@@ -128,57 +141,70 @@ class TinyWorldTrainer:
 
     def train_stable_diffusion(self) -> None:
         """Single views; half of the prompts name the view, as the teacher's prompts do in distillation."""
-        groups, vae = self.groups(), AutoencoderKL.from_pretrained(self.cache / "vae").float()
+        groups, vae = self.groups(), self._load_vae()
         latents = encode_pictures(vae, groups.rgb.flatten(0, 1), 64)
-        azimuth = groups.orbit[..., 1].flatten()
 
-        def batch(index: Tensor, draw: random.Random) -> tuple[Tensor, list[str], Tensor | None]:
-            prompts = []
-            for i in index.tolist():
-                view = f", {horizontal_view_name(float(azimuth[i]))} view" if draw.random() < 0.5 else ""
-                prompts.append(describe(groups.scenes[i // VIEWS], draw) + view)
-            return latents[index], prompts, None
+        def batch(index: Tensor, draw: random.Random) -> DenoiserBatch:
+            return latents[index], _view_prompts(groups, index, draw), None
 
         unet = models.build_unet(16, camera=False)
-        self._train_denoiser("stable_diffusion", unet, len(latents), batch, self.plan.stable_diffusion)
+        self._train_denoiser("stable_diffusion", unet, len(latents), batch, self.plan.stable_diffusion, PLAIN_WEIGHT_LIMIT)
         vae.half().save_pretrained(self.output / "stable_diffusion" / "vae")
+
+    def train_stable_diffusion_refined(self) -> None:
+        """Goes on with pictures of 64, 32 and 16 pixels."""
+        groups, vae = self.groups(), self._load_vae()
+        sizes = {size: encode_pictures(vae, groups.rgb.flatten(0, 1), size) for size in (64, 32, 16)}
+
+        def batch(index: Tensor, draw: random.Random) -> DenoiserBatch:
+            latents = sizes[draw.choices((64, 32, 16), (0.3, 0.5, 0.2))[0]]
+            return latents[index], _view_prompts(groups, index, draw), None
+
+        self._refine("stable_diffusion", len(sizes[64]), batch)
 
     def train_mvdream(self) -> None:
         """Four views at half the picture size, conditioned on their cameras."""
-        groups, vae = self.groups(), AutoencoderKL.from_pretrained(self.cache / "vae").float()
-        latents = encode_pictures(vae, groups.rgb.flatten(0, 1), 32).unflatten(0, (-1, VIEWS))
         single_view = UNet2DConditionModel.from_pretrained(self.output / "stable_diffusion" / "unet").float()
         unet = models.build_unet(8, camera=True)
         unet.load_state_dict(single_view.state_dict(), strict=False)
+        samples, batch = self._mvdream_data()
+        self._train_denoiser("mvdream", unet, samples, batch, self.plan.mvdream, PLAIN_WEIGHT_LIMIT)
+        self._load_vae().half().save_pretrained(self.output / "mvdream" / "vae")
 
-        def batch(index: Tensor, draw: random.Random) -> tuple[Tensor, list[str], Tensor | None]:
-            cameras = groups.cameras(index)
-            return (
-                latents[index].flatten(0, 1),
-                [describe(groups.scenes[i], draw) for i in index.tolist()],
-                mvdream_camera_condition(cameras),
-            )
-
-        self._train_denoiser("mvdream", unet, len(latents), batch, self.plan.mvdream)
-        vae.half().save_pretrained(self.output / "mvdream" / "vae")
+    def train_mvdream_refined(self) -> None:
+        """Goes on with the errors of clean pictures."""
+        self._refine("mvdream", *self._mvdream_data())
 
     def train_richdreamer_nd(self) -> None:
         """Four views of camera normals and disparity, used as the latent without an autoencoder."""
+        unet, (samples, batch) = models.build_unet(16, camera=True), self._normal_depth_data()
+        self._train_denoiser("richdreamer_nd", unet, samples, batch, self.plan.richdreamer_nd, PLAIN_WEIGHT_LIMIT)
+
+    def train_richdreamer_nd_refined(self) -> None:
+        """Goes on with the errors of clean maps."""
+        self._refine("richdreamer_nd", *self._normal_depth_data())
+
+    def _load_vae(self) -> AutoencoderKL:
+        return AutoencoderKL.from_pretrained(self.cache / "vae").float()
+
+    def _mvdream_data(self) -> tuple[int, BatchMaker]:
+        groups = self.groups()
+        latents = encode_pictures(self._load_vae(), groups.rgb.flatten(0, 1), 32).unflatten(0, (-1, VIEWS))
+        return len(latents), _group_batches(groups, latents, mvdream_camera_condition)
+
+    def _normal_depth_data(self) -> tuple[int, BatchMaker]:
         groups = self.groups()
         maps = groups.normal_disparity.float().permute(0, 1, 4, 2, 3)
+        return len(maps), _group_batches(groups, maps, richdreamer_camera_condition)
 
-        def batch(index: Tensor, draw: random.Random) -> tuple[Tensor, list[str], Tensor | None]:
-            cameras = groups.cameras(index)
-            return (
-                maps[index].flatten(0, 1),
-                [describe(groups.scenes[i], draw) for i in index.tolist()],
-                richdreamer_camera_condition(cameras),
-            )
+    def _refine(self, name: str, samples: int, batch: BatchMaker) -> None:
+        unet = UNet2DConditionModel.from_pretrained(self.output / name / "unet").float()
+        self._train_denoiser(name, unet, samples, batch, getattr(self.plan, f"{name}_refined"), CLEAN_WEIGHT_LIMIT, "_refined")
 
-        self._train_denoiser("richdreamer_nd", models.build_unet(16, camera=True), len(maps), batch, self.plan.richdreamer_nd)
-
-    def _train_denoiser(self, name: str, unet: nn.Module, samples: int, batch, stage: Stage) -> None:
-        """Noise prediction with dropped prompts; ``batch(index, draw)`` gives latents, prompts and camera numbers."""
+    def _train_denoiser(
+        self, name: str, unet: nn.Module, samples: int, batch: BatchMaker, stage: Stage, weight_limit: float, suffix: str = ""
+    ) -> None:
+        """Noise prediction with dropped prompts."""
         tokenizer = CLIPTokenizer.from_pretrained(self.output / "clip")
         text_model = CLIPModel.from_pretrained(self.output / "clip").float().text_model.to(self.device).eval()
         scheduler = models.build_scheduler()
@@ -201,11 +227,12 @@ class TinyWorldTrainer:
             noisy = level.sqrt() * clean.to(self.device) + (1 - level).sqrt() * noise
             labels = None if cameras is None else cameras.to(self.device)
             predicted = unet(noisy, t, tokens.repeat_interleave(repeats, dim=0), class_labels=labels).sample
-            # Plain noise prediction hardly weighs the clean picture at high noise, where distillation asks for it.
-            weight = ((1 - level) / level).sqrt().clamp(0.4, 5.0)
+            # The error of the clean picture is (1 - abar) / abar times that of the noise.
+            ratio = (1 - level) / level
+            weight = (ratio if suffix else ratio.sqrt()).clamp(0.4, weight_limit)
             return (weight * (predicted - noise).square()).mean()
 
-        trained = train(name, unet, loss_of_batch, stage, self.cache / "states")
+        trained = train(name + suffix, unet, loss_of_batch, stage, self.cache / "states")
         folder = self.output / name
         trained.half().save_pretrained(folder / "unet")
         text_model.half().save_pretrained(folder / "text_encoder")
@@ -231,6 +258,25 @@ def encode_pictures(vae: AutoencoderKL, pictures: Tensor, size: int, scaled: boo
         images = functional.adaptive_avg_pool2d(to_signed(chunk), size).to(vae.device)
         latents.append(vae.encode(images).latent_dist.mean.cpu())
     return torch.cat(latents) * (vae.config.scaling_factor if scaled else 1.0)
+
+
+def _view_prompts(groups: dataset.RenderedGroups, index: Tensor, draw: random.Random) -> list[str]:
+    """Paraphrases for single pictures; half of them name the view."""
+    azimuth, prompts = groups.orbit[..., 1].flatten(), []
+    for i in index.tolist():
+        view = f", {horizontal_view_name(float(azimuth[i]))} view" if draw.random() < 0.5 else ""
+        prompts.append(describe(groups.scenes[i // VIEWS], draw) + view)
+    return prompts
+
+
+def _group_batches(groups: dataset.RenderedGroups, samples: Tensor, condition: Callable[[Cameras], Tensor]) -> BatchMaker:
+    """Batches of whole groups [G, V, C, h, w] with the camera numbers of a teacher."""
+
+    def batch(index: Tensor, draw: random.Random) -> DenoiserBatch:
+        prompts = [describe(groups.scenes[i], draw) for i in index.tolist()]
+        return samples[index].flatten(0, 1), prompts, condition(groups.cameras(index))
+
+    return batch
 
 
 def _confused(scene: Scene, draw: random.Random) -> Scene:
