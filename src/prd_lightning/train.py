@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from prd_lightning.architecture import Architecture
-from prd_lightning.callbacks import FolderCheckpointIO, MeshCallback, PreviewCallback
+from prd_lightning.callbacks import FolderCheckpointIO, MeshCallback, PreviewCallback, UnrollProgressBar
 from prd_lightning.cameras import CameraSettings
 from prd_lightning.configuration import check_overrides, config_directory, plain, to_yaml
 from prd_lightning.data import PromptDataModule
@@ -100,6 +100,8 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
         )
     ]
     callbacks[0].FILE_EXTENSION = ""  # a checkpoint is a folder
+    if config.trainer.get("enable_progress_bar", True):
+        callbacks.append(UnrollProgressBar())
     if prompts:
         renderer = MeshRenderer(preview.resolution, preview.image_size)
         callbacks.append(PreviewCallback(prompts, folder, renderer, preview.every_n_steps, preview.views, preview.seed))

@@ -149,7 +149,7 @@ class TinyWorldTrainer:
 
         unet = models.build_unet(16, camera=False)
         self._train_denoiser("stable_diffusion", unet, len(latents), batch, self.plan.stable_diffusion, PLAIN_WEIGHT_LIMIT)
-        vae.half().save_pretrained(self.output / "stable_diffusion" / "vae")
+        _save(vae, self.output / "stable_diffusion" / "vae")
 
     def train_stable_diffusion_refined(self) -> None:
         """Goes on with pictures of 64, 32 and 16 pixels."""
@@ -169,7 +169,7 @@ class TinyWorldTrainer:
         unet.load_state_dict(single_view.state_dict(), strict=False)
         samples, batch = self._mvdream_data()
         self._train_denoiser("mvdream", unet, samples, batch, self.plan.mvdream, PLAIN_WEIGHT_LIMIT)
-        self._load_vae().half().save_pretrained(self.output / "mvdream" / "vae")
+        _save(self._load_vae(), self.output / "mvdream" / "vae")
 
     def train_mvdream_refined(self) -> None:
         """Goes on with the errors of clean pictures."""
@@ -234,10 +234,16 @@ class TinyWorldTrainer:
 
         trained = train(name + suffix, unet, loss_of_batch, stage, self.cache / "states")
         folder = self.output / name
-        trained.half().save_pretrained(folder / "unet")
+        _save(trained, folder / "unet")
         text_model.half().save_pretrained(folder / "text_encoder")
         tokenizer.save_pretrained(folder / "tokenizer")
         scheduler.save_pretrained(folder / "scheduler")
+
+
+def _save(network: AutoencoderKL | UNet2DConditionModel, folder: Path) -> None:
+    """Writes a network in half precision, without the place that it was once loaded from."""
+    network.register_to_config(_name_or_path="")
+    network.half().save_pretrained(folder)
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
