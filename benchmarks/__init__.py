@@ -1,0 +1,15 @@
+"""What the parts of the library cost: ``python -m benchmarks`` (or ``make bench``).
+
+Every benchmark compares cases within one run, in turns, so that their ratios mean something on a busy machine too. A benchmark is
+a module with a ``build(settings)`` that makes its cases; ``REGISTRY`` names them all.
+"""
+
+from benchmarks import folding, grid_distances, normals, rasterizer, training_step
+
+REGISTRY = {
+    "training_step": training_step.build,
+    "normals": normals.build,
+    "grid_distances": grid_distances.build,
+    "rasterizer": rasterizer.build,
+    "folding": folding.build,
+}
