@@ -93,6 +93,8 @@ def _explanation(error: Exception, overrides: Sequence[str]) -> str:
     message = " ".join(str(part).strip() for part in str(error).splitlines() if part.strip() and "full_key" not in part)
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0].partition("@")[0]
+        if "/" in key:
+            continue  # a group within a group is no setting; Hydra's message lists what it holds
         if f"'{key}'" not in message and f"Key '{key.rpartition('.')[2]}'" not in message:
             continue
         if siblings := _known_keys(key):
