@@ -71,7 +71,10 @@ class PromptEncoder(nn.Module):
         folder = Path(folder)
         for part in ("tokenizer", "text_encoder"):
             if not (folder / part).is_dir():
-                raise MissingWeightsError(f"no text encoder in {folder}: the folder {folder / part} does not exist")
+                raise MissingWeightsError(
+                    f"no text encoder in {folder}: the folder {folder / part} does not exist; copy tokenizer/ "
+                    "and text_encoder/ of the Stable Diffusion that the model was made from there (docs/real_weights.md)"
+                )
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         return cls(tokenizer, load_network(CLIPTextModel, folder, "text_encoder"), **settings)
 
@@ -83,6 +86,11 @@ class PromptEncoder(nn.Module):
     def train(self, mode: bool = True) -> "PromptEncoder":
         """Stays in evaluation mode: a frozen encoder has no dropout, or cached embeddings would differ from fresh ones."""
         return super().train(False)
+
+    @property
+    def width(self) -> int:
+        """Numbers of a token's vector."""
+        return self.text_encoder.config.hidden_size
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> TextEmbeddings:

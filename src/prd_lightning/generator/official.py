@@ -8,7 +8,9 @@ here; a convolution's ``up`` is a 1x1 convolution there and a matrix here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 
+import torch
 from torch import Tensor
 
 from prd_lightning.errors import CheckpointFormatError
@@ -96,6 +98,13 @@ def load_official(state: Mapping[str, Tensor], generator: TriplaneGenerator, fie
         CheckpointFormatError: a tensor is missing, unknown, or has another shape; nothing is changed then.
     """
     target = official_view(generator, field)
+    check_official(state, target)
+    for key, own in target.items():
+        own.copy_(state[key])
+
+
+def check_official(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointFormatError if ``state`` has not exactly the keys and shapes of ``target`` (see ``official_view``)."""
     missing, unknown = sorted(target.keys() - state.keys()), sorted(state.keys() - target.keys() - UNUSED_KEYS)
     if missing or unknown:
         raise CheckpointFormatError(
@@ -106,14 +115,40 @@ def load_official(state: Mapping[str, Tensor], generator: TriplaneGenerator, fie
     for key, own in target.items():
         if state[key].shape != own.shape:
             raise CheckpointFormatError(f"{key} has shape {list(state[key].shape)}, but this generator needs {list(own.shape)}")
-    for key, own in target.items():
-        own.copy_(state[key])
+
+
+def tensors_from_official(
+    state: Mapping[str, Tensor], generator: TriplaneGenerator, field: TriplaneField
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tensors of the authors' file by our names, of the generator and of the field, in the file's precision.
+
+    ``generator`` and ``field`` only tell names and shapes: they may be on the meta device.
+
+    Raises:
+        CheckpointFormatError: a tensor is missing, unknown, or has another shape.
+    """
+    check_official(state, official_view(generator, field))
+    precision = reduce(torch.promote_types, {value.dtype for value in state.values()})
+    device = next(iter(state.values())).device
+    own, own_field = (
+        {name: torch.empty(value.shape, dtype=precision, device=device) for name, value in named.items()}
+        for named in (generator.trainable_state_dict(), dict(field.named_parameters()))
+    )
+    for key, target in tensors_to_official(own, own_field, generator).items():
+        target.copy_(state[key])
+    return own, own_field
 
 
 def official_view(generator: TriplaneGenerator, field: TriplaneField) -> dict[str, Tensor]:
     """Our tensors under the authors' keys and in their shapes; they share memory with the parameters and carry no graph."""
     own = {name: value.detach() for name, value in generator.trainable_state_dict().items()}
-    own_field = {name: value.detach() for name, value in field.named_parameters()}
+    return tensors_to_official(own, {name: value.detach() for name, value in field.named_parameters()}, generator)
+
+
+def tensors_to_official(
+    own: Mapping[str, Tensor], own_field: Mapping[str, Tensor], generator: TriplaneGenerator
+) -> dict[str, Tensor]:
+    """The inverse of ``tensors_from_official``, sharing memory; ``generator`` only tells names and may be on the meta device."""
     view = {key: place.to_theirs(own[place.name]) for key, place in official_keys(generator).items()}
     return view | {key: own_field[name] for key, name in field_keys().items()}
 

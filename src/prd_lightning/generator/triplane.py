@@ -82,6 +82,11 @@ class TriplaneGenerator(nn.Module):
         unet = load_network(UNet2DConditionModel, Path(folder), "unet")
         return cls(unet, load_network(AutoencoderKL, Path(folder), "vae"), **settings)
 
+    @property
+    def text_width(self) -> int:
+        """Numbers of a token that the UNet reads."""
+        return self.unet.config.cross_attention_dim
+
     def predict_noise(
         self,
         latents: Float[Tensor, "planes channels height width"],

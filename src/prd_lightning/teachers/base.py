@@ -108,6 +108,7 @@ class DiffusionTeacher(Teacher):
         weighting: w(t), see ``losses.distillation``.
         student: ``asd`` compares with the teacher's own prediction at a later time, ``sds`` with the noise.
         shift_ratio: r of the later time.
+        negative_prompt: text of e(0); empty for the unconditional prediction.
         weight, renderers: see ``Teacher``.
 
     Raises:
@@ -131,6 +132,7 @@ class DiffusionTeacher(Teacher):
         shift_ratio: float = 0.0,
         weight: Schedule = 1.0,
         renderers: Sequence[str] = RENDERERS,
+        negative_prompt: str = "",
     ) -> None:
         super().__init__(weight, renderers)
         check_weighting(weighting)
@@ -142,6 +144,7 @@ class DiffusionTeacher(Teacher):
         self.unet, self.prompt_encoder, self.schedule = unet, prompt_encoder, schedule
         self.guidance_scale, self.t_min, self.t_max = guidance_scale, t_min, t_max
         self.weighting, self.student, self.shift_ratio = weighting, student, shift_ratio
+        self.negative_prompt = negative_prompt
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "DiffusionTeacher":
@@ -210,7 +213,7 @@ class DiffusionTeacher(Teacher):
         text = self._tokens(given.prompts, given.samples_per_prompt)
         calls = [(noisy, t, text)]
         if guidance != 1.0:
-            calls.append((noisy, t, self._tokens([""] * len(given.prompts), given.samples_per_prompt)))
+            calls.append((noisy, t, self._tokens([self.negative_prompt] * len(given.prompts), given.samples_per_prompt)))
         if needs_later := not torch.equal(t, later):
             calls.append((self.schedule.add_noise(clean, noise, later), later, text))
         samples, times, texts = (torch.cat(parts) for parts in zip(*calls))
@@ -251,7 +254,8 @@ class DiffusionTeacher(Teacher):
             text = self._tokens(prompts, samples_per_prompt)
             predicted = self.predict_noise(noisy, times, text, labels)
             if guidance != 1.0:
-                free = self.predict_noise(noisy, times, self._tokens([""] * len(prompts), samples_per_prompt), labels)
+                free_text = self._tokens([self.negative_prompt] * len(prompts), samples_per_prompt)
+                free = self.predict_noise(noisy, times, free_text, labels)
                 predicted = free + guidance * (predicted - free)
             noisy, clean = self.schedule.ddim_step(noisy, predicted, t, t - stride)
         return clean

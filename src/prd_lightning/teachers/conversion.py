@@ -10,16 +10,13 @@ side is an error.
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from prd_lightning.errors import CheckpointFormatError, MissingWeightsError
+from prd_lightning.errors import CheckpointFormatError
+from prd_lightning.tensorfiles import read_tensors
 
 UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
 OTHER_PREFIXES = ("cond_stage_model.", "model_ema.")
@@ -178,6 +175,12 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str = "the che
     Raises:
         CheckpointFormatError: a tensor is missing, left over, or has another shape.
     """
+    check_fits(network, state, source)
+    network.load_state_dict(dict(state))
+
+
+def check_fits(network: nn.Module, state: Mapping[str, Tensor], source: str = "the checkpoint") -> None:
+    """Raises CheckpointFormatError, as ``fill``, if tensors do not fit a network; the network may be on the meta device."""
     own = network.state_dict()
     missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if missing or unknown:
@@ -190,7 +193,6 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str = "the che
             raise CheckpointFormatError(
                 f"{source}: {name} has shape {list(state[name].shape)}, but the network needs {list(value.shape)}"
             )
-    network.load_state_dict(dict(state))
 
 
 def read_ldm_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -200,19 +202,7 @@ def read_ldm_checkpoint(path: str | Path) -> dict[str, Tensor]:
         MissingWeightsError: there is no such file.
         CheckpointFormatError: the file is truncated, holds other objects than tensors, or keys of no known part.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingWeightsError(f"there is no checkpoint {path}")
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, EOFError, LookupError) as error:
-        raise CheckpointFormatError(f"{path} is truncated, or holds more than tensors: {error}") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointFormatError(f"{path} is not a table of tensors")
+    state = read_tensors(path)
     check_other_keys(state)
     return state
 

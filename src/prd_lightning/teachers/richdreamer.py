@@ -43,9 +43,14 @@ class NormalDepthTeacher(DiffusionTeacher):
         install_joint_view_attention(self.unet, views)
 
     @classmethod
-    def from_folder(cls, folder: str | Path, precision: str = "float32", **settings: object) -> "NormalDepthTeacher":
-        """Loads ``unet``, ``tokenizer``, ``text_encoder`` and ``scheduler`` of a diffusers folder."""
-        return cls(*load_denoiser(folder, precision, cameras=True), **settings)
+    def from_folder(
+        cls, folder: str | Path, precision: str = "float32", text_width: int | None = None, **settings: object
+    ) -> "NormalDepthTeacher":
+        """Loads ``unet``, ``tokenizer``, ``text_encoder`` and ``scheduler`` of a diffusers folder.
+
+        With ``text_width`` a network that reads tokens of another width is refused (768 is Stable Diffusion 1.5, 1024 2.1).
+        """
+        return cls(*load_denoiser(folder, precision, True, text_width), **settings)
 
     @property
     def loss_share(self) -> float:

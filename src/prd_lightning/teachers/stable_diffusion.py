@@ -51,9 +51,14 @@ class StableDiffusionTeacher(DiffusionTeacher):
         self.view_template, self.first_view_text = view_template, first_view_text
 
     @classmethod
-    def from_folder(cls, folder: str | Path, precision: str = "float32", **settings: object) -> "StableDiffusionTeacher":
-        """Loads ``unet``, ``vae``, ``tokenizer``, ``text_encoder`` and ``scheduler`` of a diffusers folder."""
-        return cls(*load_denoiser(folder, precision), vae=load_autoencoder(folder, precision), **settings)
+    def from_folder(
+        cls, folder: str | Path, precision: str = "float32", text_width: int | None = None, **settings: object
+    ) -> "StableDiffusionTeacher":
+        """Loads ``unet``, ``vae``, ``tokenizer``, ``text_encoder`` and ``scheduler`` of a diffusers folder.
+
+        With ``text_width`` a network that reads tokens of another width is refused (768 is Stable Diffusion 1.5, 1024 2.1).
+        """
+        return cls(*load_denoiser(folder, precision, text_width=text_width), vae=load_autoencoder(folder, precision), **settings)
 
     def prepare(
         self, maps: list[dict[str, Tensor]], prompts: list[str], cameras: Cameras, generator: torch.Generator | None
