@@ -30,7 +30,7 @@ PRD := $(VENV)/bin/prd
 comma := ,
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: help setup train generate evaluate sweep tinyworld test lint bench notebooks clean
+.PHONY: help setup train generate evaluate sweep weights doctor tinyworld test lint bench notebooks clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -53,6 +53,12 @@ sweep: $(INSTALLED)  ## train over several settings (SWEEP=name of a sweep confi
 	@if [ -n "$$SWEEP" ]; then set -- "sweep=$$SWEEP"; \
 	elif [ -n "$$TEACHER$$EXPERIMENT" ]; then set -- seed=0,1; else set -- teacher=mvdream,richdreamer seed=0,1; fi; \
 	$(KEEP_MEMORY) $(PRD) train -m $${TEACHER:+"teacher=$$TEACHER"} $${EXPERIMENT:+"experiment=$$EXPERIMENT"} "$$@" $(value ARGS)
+
+weights: $(INSTALLED)  ## download the real weights that a config needs (EXPERIMENT=triplaneturbo_sd21, ARGS=)
+	@$(PRD) weights $${EXPERIMENT:+"experiment=$$EXPERIMENT"} $(value ARGS)
+
+doctor: $(INSTALLED)  ## show versions, devices, optional backends and which weights are there (ARGS=)
+	@$(PRD) doctor $(value ARGS)
 
 tinyworld: $(INSTALLED)  ## train the tiny models that ship with the package again (ARGS=)
 	@$(KEEP_MEMORY) $(PRD) tinyworld $(value ARGS)

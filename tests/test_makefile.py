@@ -70,7 +70,7 @@ def make(tmp_path) -> Make:
 def test_help_is_the_default_and_lists_every_target(make):
     text = (REPOSITORY / "Makefile").read_text()
     targets = next(line for line in text.splitlines() if line.startswith(".PHONY:")).split()[1:]
-    named = "help setup train generate evaluate sweep tinyworld test lint bench notebooks clean"
+    named = "help setup train generate evaluate sweep weights doctor tinyworld test lint bench notebooks clean"
     assert sorted(targets) == sorted(named.split())
     shown = make().stdout
     assert shown == make("help").stdout
@@ -112,6 +112,10 @@ def test_prompt_reaches_the_command_unchanged(make, prompt, given_by):
         (["evaluate", "ARGS=--run runs/x"], ["evaluate", "--run", "runs/x"]),
         (["tinyworld", "ARGS=--seed 1"], ["tinyworld", "--seed", "1"]),
         (["generate"], ["generate"]),
+        (["weights"], ["weights"]),
+        (["weights", "EXPERIMENT=triplaneturbo_sd21"], ["weights", "experiment=triplaneturbo_sd21"]),
+        (["weights", "ARGS=triplaneturbo"], ["weights", "triplaneturbo"]),
+        (["doctor"], ["doctor"]),
         (["sweep"], ["train", "-m", "teacher=mvdream,richdreamer", "seed=0,1"]),
         (["sweep", "TEACHER=mvdream", "ARGS=x=1"], ["train", "-m", "teacher=mvdream", "seed=0,1", "x=1"]),
         (["sweep", "SWEEP=rank"], ["train", "-m", "sweep=rank"]),

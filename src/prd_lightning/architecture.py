@@ -14,7 +14,7 @@ from prd_lightning.errors import CheckpointFormatError
 from prd_lightning.field import TriplaneField
 from prd_lightning.generator import AdapterRanks, TriplaneGenerator, copy_state
 from prd_lightning.text import PromptEncoder
-from prd_lightning.weights import resolve_folder
+from prd_lightning.weights import check_text_width, resolve_folder
 
 
 @dataclass
@@ -49,6 +49,8 @@ class Architecture:
         hidden: width of the field's networks.
         sphere_radius: radius of the sphere that an untrained field is.
         compute: ``merged`` or ``branch``, see ``generator.adapters``; the result is the same.
+        steps: K of the unroll that it is trained for, and of inference.
+        text_width: of a token, 1024 for Stable Diffusion 2.1; a base of another family is refused. None takes any.
     """
 
     base: str
@@ -59,6 +61,8 @@ class Architecture:
     hidden: int = 64
     sphere_radius: float = 0.5
     compute: str = "branch"
+    steps: int = 4
+    text_width: int | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
@@ -83,21 +87,21 @@ class Architecture:
     def check_same(self, other: "Architecture") -> None:
         """Raises CheckpointFormatError, naming both values, if weights of ``other`` do not belong here."""
         for item in fields(self):
-            if item.name in ("compute", "base"):
+            own, foreign = getattr(self, item.name), getattr(other, item.name)
+            if item.name in ("compute", "base", "steps") or (item.name == "text_width" and None in (own, foreign)):
                 continue
-            if getattr(self, item.name) != getattr(other, item.name):
-                raise CheckpointFormatError(
-                    f"the checkpoint has {item.name}={getattr(other, item.name)} "
-                    f"but this run has {item.name}={getattr(self, item.name)}"
-                )
+            if own != foreign:
+                raise CheckpointFormatError(f"the checkpoint has {item.name}={foreign} but this run has {item.name}={own}")
 
     def build(self, **prompt_settings: object) -> GeneratorParts:
         """New parts with untrained adapters; ``prompt_settings`` go to the prompt encoder.
 
         Raises:
             MissingWeightsError: the base model is not there.
+            CheckpointFormatError: the base is of another family of Stable Diffusion.
         """
         folder = resolve_folder(self.base)
+        prompt_encoder = PromptEncoder.from_folder(folder, **prompt_settings)
         generator = TriplaneGenerator.from_folder(
             folder,
             plane_channels=self.plane_channels,
@@ -106,10 +110,11 @@ class Architecture:
             latent_size=self.latent_size,
             compute=self.compute,
         )
+        check_text_width(folder, generator.text_width, prompt_encoder.width, self.text_width)
         return GeneratorParts(
             generator=generator,
             field=TriplaneField(self.plane_channels // 2, self.hidden, self.sphere_radius),
-            prompt_encoder=PromptEncoder.from_folder(folder, **prompt_settings),
+            prompt_encoder=prompt_encoder,
             noise_schedule=NoiseSchedule.from_folder(folder / "scheduler"),
         )
 

@@ -14,6 +14,9 @@ VERBS = {
     "train": ("prd_lightning.train", "distil teachers into a generator"),
     "generate": ("prd_lightning.generate", "turn prompts into mesh files"),
     "evaluate": ("prd_lightning.evaluate", "score a generator on the tiny world's held-out prompts"),
+    "weights": ("prd_lightning.download", "download the real weights that a config needs"),
+    "convert": ("prd_lightning.convert", "turn foreign weights into safetensors in our own layout"),
+    "doctor": ("prd_lightning.doctor", "show versions, devices, optional backends and weights"),
     "tinyworld": ("prd_lightning.tinyworld.command", "train the tiny models that ship with the package"),
 }
 USER_ERROR, INTERRUPTED = 2, 130

@@ -31,6 +31,7 @@ EXAMPLES = """examples:
   prd generate "a red cone" "a blue cube" --seeds 0 1 2 --output meshes --turntable
   prd generate --prompts prompts.txt --format obj --target-faces 5000 --output meshes
   prd generate "a green torus" --weights runs/my_run --output torus.ply --overwrite
+  prd generate "a delicious hamburger" --weights triplaneturbo --output burger.glb
 
 A mesh depends on its prompt, its seed and the weights alone. Beside NAME.glb there is NAME.json with prompt, seed, weights,
 versions and counts. GLB and OBJ are y up, PLY and STL z up; STL has no colours."""
@@ -71,8 +72,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     seeds.add_argument("--seeds", type=int, nargs="+", metavar="N", help="several seeds: one mesh for each prompt and seed")
     parser.add_argument(
         "--weights", default="tiny", metavar="LOCATION",
-        help="tiny (ships with the package), a run's folder, a checkpoint's folder or a generator.safetensors (default tiny)",
+        help="tiny (ships with the package), triplaneturbo (the published one, see prd weights), a run's folder, a checkpoint's "
+        "folder or a generator.safetensors (default tiny)",
     )
+    parser.add_argument("--base", metavar="DIR", help="Stable Diffusion's folder, if not the one that the generator file names")
     output = parser.add_argument_group("output")
     output.add_argument("--output", default="meshes", metavar="PATH", help="a file for one mesh, or a folder (default: meshes)")
     output.add_argument("--format", metavar="FORMAT", help=f"{', '.join(FORMATS)} (default: the suffix of --output, or glb)")
@@ -81,7 +84,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     quality = parser.add_argument_group("quality")
     quality.add_argument("--resolution", type=int, default=128, metavar="N", help="cells of the grid along an axis (default 128)")
     quality.add_argument("--target-faces", type=int, metavar="N", help="simplify to about so many faces")
-    quality.add_argument("--steps", type=int, default=4, metavar="K", help="denoising steps (default 4)")
+    quality.add_argument("--steps", type=int, metavar="K", help="denoising steps (default: what the generator was trained for)")
     quality.add_argument("--batch-size", type=int, default=4, metavar="B", help="prompts denoised together (default 4)")
     quality.add_argument("--device", metavar="NAME", help="cpu, cuda, mps, ... (default: the GPU if there is one)")
 
@@ -95,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     tasks = plan_tasks(prompts, seeds, arguments.output, arguments.format, arguments.turntable)
     for path in (path for task in tasks for path in task.outputs):
         check_output(path, arguments.overwrite)
-    pipeline = TextToMeshPipeline.from_pretrained(arguments.weights, arguments.device)
+    pipeline = TextToMeshPipeline.from_pretrained(arguments.weights, arguments.device, arguments.base)
     settings = MeshSettings(arguments.steps, arguments.resolution, arguments.target_faces)
     results = pipeline.stream([task.prompt for task in tasks], [task.seed for task in tasks], settings, arguments.batch_size)
     failed = []
@@ -171,7 +174,7 @@ def _describe(result: GeneratedMesh, pipeline: TextToMeshPipeline, settings: Mes
         "faces": len(mesh.faces),
         "target_faces": settings.target_faces,
         "watertight": bool(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).is_watertight),
-        "steps": settings.steps,
+        "steps": settings.steps or pipeline.architecture.steps,
         "resolution": settings.resolution,
         "weights": str(pipeline.weights_path),
         "weights_sha256": pipeline.weights_hash,

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 
 from prd_lightning.architecture import Architecture, GeneratorParts
-from prd_lightning.checkpoints import GENERATOR_FILE, load_generator
+from prd_lightning.checkpoints import GENERATOR_FILE
 from prd_lightning.diffusion import unroll_timesteps
 from prd_lightning.errors import ConfigurationError, EmptyMeshError, MissingWeightsError, NonFiniteError, PRDError
 from prd_lightning.field import PreparedPlanes
+from prd_lightning.formats.published import PUBLISHED, find_published, read_generator
 from prd_lightning.mesh import Mesh, check_resolution, check_target_faces, clean_mesh, extract_mesh
 from prd_lightning.sampling import check_prompts, check_seeds, sample_planes
 from prd_lightning.tinyworld import weights_root
@@ -35,20 +36,21 @@ class MeshSettings:
     """How meshes are made from prompts.
 
     Attributes:
-        steps: DDIM steps of the generator.
+        steps: DDIM steps; None for as many as the generator was trained for.
         resolution: cells of the iso-surface grid along each axis.
         target_faces: largest number of faces wished for; None leaves the surface as it is.
         smallest_component: loose parts with fewer faces than this share of the largest part are dropped.
     """
 
-    steps: int = 4
+    steps: int | None = None
     resolution: int = 128
     target_faces: int | None = None
     smallest_component: float = 0.02
 
     def check(self, num_timesteps: int) -> None:
         """Raises ConfigurationError if a number is out of range."""
-        unroll_timesteps(self.steps, num_timesteps)
+        if self.steps is not None:
+            unroll_timesteps(self.steps, num_timesteps)
         check_resolution(self.resolution)
         check_target_faces(self.target_faces)
         if not 0 <= self.smallest_component <= 1:
@@ -123,14 +125,16 @@ class TextToMeshPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, location: str | Path = "tiny", device: str | torch.device | None = None
+        cls, location: str | Path = "tiny", device: str | torch.device | None = None, base: str | Path | None = None
     ) -> "TextToMeshPipeline":
         """Loads a trained generator.
 
         Args:
-            location: ``tiny`` for the generator that ships with the package; a ``generator.safetensors``; a checkpoint's folder;
-                or a run's folder, whose last checkpoint is taken.
+            location: ``tiny`` for the generator that ships with the package; ``triplaneturbo`` for the authors' among the
+                downloaded weights; a ``generator.safetensors``, or the authors' file as it is; a checkpoint's folder; or a run's
+                folder, whose last checkpoint is taken.
             device: where to run; None for the GPU if there is one.
+            base: folder of the Stable Diffusion that the generator adapts, where it is not the one that its file names.
 
         Raises:
             MissingWeightsError: nothing is there, or the base model is missing.
@@ -139,7 +143,7 @@ class TextToMeshPipeline:
         """
         device = resolve_device(device)
         path = find_generator(location)
-        tensors, header = load_generator(path)
+        tensors, header = read_generator(path, base)
         architecture = Architecture.from_dict(header)
         parts = architecture.build()
         parts.load(tensors)
@@ -167,7 +171,7 @@ class TextToMeshPipeline:
         prompts: str | Sequence[str],
         seeds: Sequence[int] | None = None,
         seed: int = 0,
-        steps: int = 4,
+        steps: int | None = None,
         resolution: int = 128,
         batch_size: int = 4,
         target_faces: int | None = None,
@@ -179,7 +183,7 @@ class TextToMeshPipeline:
             prompts: one or several.
             seeds: one for each prompt; a mesh depends on its prompt and seed, not on its company.
             seed: of all prompts, where ``seeds`` is not given.
-            steps: DDIM steps.
+            steps: DDIM steps; None for as many as the generator was trained for.
             resolution: cells of the iso-surface grid along each axis.
             batch_size: prompts that are denoised together.
             target_faces: largest number of faces wished for.
@@ -214,7 +218,7 @@ class TextToMeshPipeline:
         for start in range(0, len(prompts), batch_size):
             window = slice(start, start + batch_size)
             begun = time.perf_counter()
-            planes = sample_planes(self.parts, prompts[window], seeds[window], settings.steps)
+            planes = sample_planes(self.parts, prompts[window], seeds[window], settings.steps or self.architecture.steps)
             share = (time.perf_counter() - begun) / planes.batch
             for index, (prompt, seed) in enumerate(zip(prompts[window], seeds[window])):
                 yield self._mesh(prompt, seed, planes.item(index), settings, share)
@@ -264,12 +268,15 @@ def find_generator(location: str | Path) -> Path:
                 "`make train TEACHER=richdreamer` and name its run folder (--weights RUN)"
             )
         return path
+    if str(location) == PUBLISHED and not Path(PUBLISHED).exists():
+        return find_published()
     path = Path(location).expanduser()
     if path.is_file():
         return path
     if not path.is_dir():
         raise MissingWeightsError(
-            f"there is no file or folder {path}; name a {GENERATOR_FILE}, a checkpoint's folder, a run's folder, or 'tiny'"
+            f"there is no file or folder {path}; name a {GENERATOR_FILE}, a checkpoint's folder, a run's folder, 'tiny', or "
+            f"'{PUBLISHED}'"
         )
     candidates = [path / place / GENERATOR_FILE for place in PLACES]
     for candidate in candidates:
