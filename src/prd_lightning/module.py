@@ -14,6 +14,7 @@ The graphs of the K steps are independent, so each is one gradient-accumulation 
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import lightning
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from prd_lightning.architecture import Architecture, trainable_state
 from prd_lightning.data import PromptBatch
-from prd_lightning.diffusion import sample_unroll_timesteps
+from prd_lightning.diffusion import sample_unroll_timesteps, unroll_timesteps
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.field import PreparedPlanes
 from prd_lightning.generator import copy_state
@@ -43,7 +44,7 @@ class PRDModule(lightning.LightningModule):
         renderers: by name, ``volume`` and / or ``mesh``.
         teachers: by name; each scores the renderers that it names.
         optimizer: called with the list of trainable parameters.
-        unroll_steps: K.
+        unroll_steps: K; None for the architecture's ``steps``.
         num_train_substeps: evenly spaced timesteps in all; each stratum draws from its share (K: none is random).
         eikonal_weight, sparsity_weight: scheduled weights of the regularizers, for the volume renderer.
         learning_rate_factor: scheduled factor of the optimizer's learning rate.
@@ -59,7 +60,7 @@ class PRDModule(lightning.LightningModule):
         renderers: Mapping[str, nn.Module],
         teachers: Mapping[str, Teacher],
         optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
-        unroll_steps: int = 4,
+        unroll_steps: int | None = None,
         num_train_substeps: int | None = None,
         eikonal_weight: Schedule = (0, 1.0, 0.0, 20_000),
         sparsity_weight: Schedule = (0, 1.0, 0.0, 20_000),
@@ -78,7 +79,10 @@ class PRDModule(lightning.LightningModule):
                     f"teacher {name!r} scores {list(teacher.renderers)}, but the renderers are {list(renderers)}; "
                     "set the teacher's `renderers` or choose another renderer group"
                 )
-        self.architecture, self.parts = architecture, architecture.build()
+        unroll_steps = architecture.steps if unroll_steps is None else unroll_steps
+        unroll_timesteps(unroll_steps)  # raises where K is out of range
+        self.architecture = replace(architecture, steps=unroll_steps)
+        self.parts = self.architecture.build()
         self.generator, self.field = self.parts.generator, self.parts.field
         self.prompt_encoder, self.noise_schedule = self.parts.prompt_encoder, self.parts.noise_schedule
         self.background = LearnedBackground(self.prompt_encoder.pooled_width)

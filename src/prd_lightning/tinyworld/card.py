@@ -31,13 +31,16 @@ class DenoisingLosses:
     """Mean squared error of the clean picture's estimate on held-out scenes, over five noise levels.
 
     ``no_prompt`` uses the empty prompt, ``other_prompt`` the prompt of another scene, ``other_cameras`` the cameras of another
-    group (None for a teacher without cameras).
+    group (None for a teacher without cameras). ``prompt_wins`` and ``camera_wins`` are the shares of scenes whose error is
+    smaller with the right prompt (cameras) than with the other one on the same noise: 0.5 for a teacher that ignores it.
     """
 
     right: float
     no_prompt: float
     other_prompt: float
     other_cameras: float | None
+    prompt_wins: float
+    camera_wins: float | None
 
 
 def _inputs(name: str, groups: RenderedGroups, root: Path) -> tuple[Tensor, Tensor | None]:
@@ -70,8 +73,9 @@ def denoising_losses(name: str, groups: RenderedGroups, root: Path, seed: int = 
     # Half the list further on there is always another scene: pairs come in twos, compositions once.
     shift = len(prompts) // 2
 
-    def loss(tokens: Tensor, cameras: Tensor | None) -> float:
-        generator, total = torch.Generator().manual_seed(seed), 0.0
+    def losses(tokens: Tensor, cameras: Tensor | None) -> Tensor:
+        """[scenes] errors."""
+        generator, total = torch.Generator().manual_seed(seed), torch.zeros(len(prompts))
         text = tokens.repeat_interleave(VIEWS, dim=0)
         labels = None if cameras is None else cameras.flatten(0, 1)
         flat = clean.flatten(0, 1)
@@ -80,14 +84,18 @@ def denoising_losses(name: str, groups: RenderedGroups, root: Path, seed: int = 
             noisy = alphas[t].sqrt() * flat + (1 - alphas[t]).sqrt() * noise
             predicted = unet(noisy, t, text, class_labels=labels).sample
             estimate = (noisy - (1 - alphas[t]).sqrt() * predicted) / alphas[t].sqrt()
-            total += (estimate - flat).square().mean().item()
+            total += (estimate - flat).square().unflatten(0, (-1, VIEWS)).flatten(1).mean(dim=1)
         return total / len(TIMESTEPS)
 
+    right, other_prompt = losses(tokens, cameras), losses(tokens.roll(shift, 0), cameras)
+    other_cameras = None if cameras is None else losses(tokens, cameras.roll(shift, 0))
     return DenoisingLosses(
-        right=loss(tokens, cameras),
-        no_prompt=loss(empty, cameras),
-        other_prompt=loss(tokens.roll(shift, 0), cameras),
-        other_cameras=None if cameras is None else loss(tokens, cameras.roll(shift, 0)),
+        right=right.mean().item(),
+        no_prompt=losses(empty, cameras).mean().item(),
+        other_prompt=other_prompt.mean().item(),
+        other_cameras=None if other_cameras is None else other_cameras.mean().item(),
+        prompt_wins=(right < other_prompt).float().mean().item(),
+        camera_wins=None if other_cameras is None else (right < other_cameras).float().mean().item(),
     )
 
 

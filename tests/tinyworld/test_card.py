@@ -1,0 +1,47 @@
+"""What ships: small, readable, and teachers that listen to their prompt and their cameras."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prd_lightning.tinyworld import weights_root
+from prd_lightning.tinyworld.card import denoising_losses
+from prd_lightning.tinyworld.dataset import render_groups
+from prd_lightning.tinyworld.grammar import held_out_pairs
+from prd_lightning.tinyworld.shapes import Scene
+
+ROOT = weights_root()
+TEACHERS = [name for name in ("stable_diffusion", "mvdream", "richdreamer_nd") if (ROOT / name / "unet").is_dir()]
+
+
+def test_the_weights_are_below_thirty_megabytes():
+    assert 1e6 < sum(path.stat().st_size for path in ROOT.rglob("*") if path.is_file()) < 30e6
+
+
+def test_no_configuration_names_a_folder_of_the_machine_it_was_made_on():
+    named = [str(path) for path in ROOT.rglob("*.json") if '"_name_or_path": "/' in path.read_text()]
+    assert not named
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory):
+    scenes = [Scene.single(*pair) for pair in held_out_pairs()[::2]]
+    return render_groups(scenes, tmp_path_factory.mktemp("renders") / "held_out.safetensors", seed=3, workers=1)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_shipped_teacher_listens_to_prompt_and_cameras(name: str, groups):
+    losses = denoising_losses(name, groups, ROOT)
+    assert losses.other_prompt > 1.5 * losses.right
+    assert losses.no_prompt > 1.2 * losses.right and losses.prompt_wins >= 0.95
+    assert losses.other_cameras is None or losses.camera_wins >= 0.9  # 12 scenes: p < 0.02 for a teacher that guesses
+
+
+@pytest.mark.skipif(not (ROOT / "card.json").is_file(), reason="the weights ship without a card")
+def test_the_card_says_so_too():
+    card = json.loads(Path(ROOT / "card.json").read_text())
+    for name, losses in card["held_out"]["denoising"].items():
+        assert losses["no_prompt"] > 1.2 * losses["right"] and losses["other_prompt"] > 1.5 * losses["right"], name
+        assert (losses["other_cameras"] is None) == (name == "stable_diffusion")
+        assert losses["camera_wins"] is None or losses["camera_wins"] > 0.9, name
