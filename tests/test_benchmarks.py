@@ -36,7 +36,7 @@ def test_all_benchmarks_write_results_that_follow_the_schema(tmp_path, capsys):
     parts = {case["name"]: case["seconds"] for case in found["benchmarks"]["training_step"]["cases"]}
     whole = parts.pop("whole step")
     assert set(parts) == {"generator", "volume", "mesh", "teachers", "backward"}
-    assert sum(parts.values()) == pytest.approx(whole, rel=0.2)
+    assert 0.5 * whole < sum(parts.values()) <= whole
     printed = capsys.readouterr().out
     assert all(name in printed for name in REGISTRY)
 

@@ -13,13 +13,14 @@ from prd_lightning.errors import ConfigurationError
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 # Made by runs or written apart from these pages; a link to them is allowed to come first.
-PENDING = {"docs/pictures/first_mesh.png", "docs/real_weights.md"}
+PENDING = {"docs/pictures/first_mesh.png", "docs/real_weights.md", "docs/recipe.md"}
+NO_GROUPS = {"weights"}  # cards of downloads
 
 
 def commands(page: Path, verb: str) -> list[str]:
     """Lines of code blocks that begin with ``prd VERB``, without what explains them."""
     lines = re.findall(rf"^(?: {{4}})?(prd {verb}\b.*)$", page.read_text(), flags=re.MULTILINE)
-    return [re.split(r" {2,}|\t| +# ", line)[0] for line in lines]
+    return [re.split(r" {2,}(?![ -])|\t| +# ", line)[0] for line in lines]  # options may stand in columns
 
 
 TRAIN_COMMANDS = sorted({command for page in PAGES for command in commands(page, "train")})
@@ -66,7 +67,7 @@ def test_every_group_and_file_of_the_configs_is_described():
     text = (REPOSITORY / "docs" / "configuration.md").read_text()
     table = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, flags=re.MULTILINE))
     for folder in config_directory().iterdir():
-        if not folder.is_dir():
+        if not folder.is_dir() or folder.name in NO_GROUPS:
             continue
         assert folder.name in table, f"the group {folder.name} is not described"
         for file in folder.glob("*.yaml"):

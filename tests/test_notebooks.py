@@ -56,7 +56,7 @@ def test_a_notebook_runs(name, tmp_path):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     check_outputs(name, notebook)
     assert not list(tmp_path.iterdir()), "a notebook must not leave files in its folder"
