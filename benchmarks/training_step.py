@@ -1,10 +1,10 @@
 """Where the time of one optimizer step of ``prd train`` goes: the shipped tiny world with all three teachers."""
 
 from benchmarks.measuring import Result, Settings, Stopwatch, make_cases
+from prd_lightning.building import build_data, build_module
 from prd_lightning.configuration import compose_config
 from prd_lightning.data import PromptBatch
 from prd_lightning.module import PRDModule, surrogate_loss
-from prd_lightning.train import build_data, build_module
 
 SMALLEST = (
     "module.unroll_steps=1",

@@ -17,7 +17,8 @@ def test_every_verb_has_help_with_examples(verb, capsys):
 
 
 def test_the_list_of_verbs_imports_no_torch():
-    script = "import sys\nfrom prd_lightning import cli\ntry:\n    cli.main(['--help'])\nexcept SystemExit:\n    print('torch' in sys.modules)"
+    lines = ["import sys", "from prd_lightning import cli", "try:", "    cli.main(['--help'])", "except SystemExit:"]
+    script = "\n".join([*lines, "    print('torch' in sys.modules)"])
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert shown.strip().endswith("False") and all(verb in shown for verb in cli.VERBS)
 

@@ -51,7 +51,8 @@ def test_richdreamer_is_normal_depth_with_stable_diffusion_and_triplaneturbo_is_
 def test_the_published_recipe_has_the_published_numbers():
     config = plain(compose_config(["experiment=triplaneturbo_sd21", "data.source.path=prompts.txt"]))
     teachers, volume, mesh = config["teacher"], config["renderer"]["volume"], config["renderer"]["mesh"]
-    assert config["generator"]["rank"] == 16 and config["generator"]["plane_channels"] == 64 and config["generator"]["latent_size"] == 32
+    generator = config["generator"]
+    assert (generator["rank"], generator["plane_channels"], generator["latent_size"], generator["steps"]) == (16, 64, 32, 4)
     assert teachers["mvdream"]["guidance_scale"] == [0, 20.0, 10.0, 20000] and teachers["mvdream"]["shift_ratio"] == 0.0
     assert teachers["richdreamer_nd"]["guidance_scale"] == 20.0 and teachers["richdreamer_nd"]["shift_ratio"] == 0.1
     assert teachers["stable_diffusion"]["guidance_scale"] == 7.5 and teachers["stable_diffusion"]["image_size"] == 512
@@ -61,7 +62,8 @@ def test_the_published_recipe_has_the_published_numbers():
     assert (volume["image_size"], volume["global_size"], volume["patch_size"]) == (128, 42, 40)
     assert volume["inverse_standard_deviation"] == pytest.approx(99.983, abs=1e-3)
     assert (mesh["resolution"], mesh["image_size"], mesh["sdf_gradient_scale"]) == (128, 512, 0.001)
-    assert config["optimizer"]["lr"] == 2e-4 and config["optimizer"]["betas"] == [0.98, 0.92, 0.99] and config["optimizer"]["eps"] == 1e-15
+    optimizer = config["optimizer"]
+    assert (optimizer["lr"], optimizer["betas"], optimizer["eps"]) == (2e-4, [0.98, 0.92, 0.99], 1e-15)
     assert config["trainer"]["max_steps"] == 15000 and config["module"]["unroll_steps"] == 4
     assert config["module"]["eikonal_weight"] == config["module"]["sparsity_weight"] == [0, 1.0, 0.0, 20000]
     cameras = {key: tuple(value) if isinstance(value, list) else value for key, value in config["cameras"].items()}

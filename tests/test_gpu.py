@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from prd_lightning.building import build_data, build_module
 from prd_lightning.configuration import compose_config
 from prd_lightning.sampling import sample_planes
-from prd_lightning.train import build_data, build_module
 
 pytestmark = pytest.mark.gpu
 

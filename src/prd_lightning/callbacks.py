@@ -25,6 +25,7 @@ from prd_lightning.errors import (
 from prd_lightning.mesh import clean_mesh, extract_mesh, file_stem, preview_sheet, save_mesh
 from prd_lightning.module import PRDModule
 from prd_lightning.rendering import MeshRenderer, RenderedMaps, WhiteBackground
+from prd_lightning.run_folder import MESHES, PREVIEWS
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class MeshCallback(lightning.Callback):
     """
 
     def __init__(self, prompts: list[str], folder: str | Path, seed: int = 0, resolution: int = 128) -> None:
-        self.prompts, self.folder, self.seed, self.resolution = list(prompts), Path(folder) / "meshes", seed, resolution
+        self.prompts, self.folder, self.seed, self.resolution = list(prompts), Path(folder) / MESHES, seed, resolution
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: PRDModule) -> None:
         """The meshes of the trained generator."""
@@ -167,7 +168,7 @@ class PreviewCallback(lightning.Callback):
     ) -> None:
         if not prompts:
             raise ConfigurationError("preview.prompts is empty; name at least one prompt or set preview.enabled=false")
-        self.prompts, self.folder, self.renderer = list(prompts), Path(folder) / "previews", renderer
+        self.prompts, self.folder, self.renderer = list(prompts), Path(folder) / PREVIEWS, renderer
         self.every_n_steps, self.views, self.seed = every_n_steps, views, seed
         self._last_step = -1
 

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,25 +18,25 @@ import lightning
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from prd_lightning.architecture import Architecture
-from prd_lightning.callbacks import FolderCheckpointIO, MeshCallback, PreviewCallback, UnrollProgressBar
-from prd_lightning.cameras import CameraSettings
-from prd_lightning.configuration import check_overrides, config_directory, plain, to_yaml
-from prd_lightning.data import PromptDataModule
-from prd_lightning.errors import ConfigurationError, MissingWeightsError, OutputExistsError, OutputNotWritableError, PRDError
+from prd_lightning.building import build_data, build_module, build_trainer
+from prd_lightning.configuration import check_overrides, config_directory, to_yaml
+from prd_lightning.errors import ConfigurationError, PRDError
 from prd_lightning.evaluation import evaluate_tiny_world, held_out_prompts
 from prd_lightning.files import atomic_write
 from prd_lightning.module import PRDModule
-from prd_lightning.rendering import MeshRenderer
+from prd_lightning.run_folder import CONFIG_FILE, EVALUATION_FILE, check_run_folder, find_checkpoint, make_room
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE, EVALUATION_FILE, CHECKPOINTS = "config.yaml", "evaluation.json", "checkpoints"
+LIBRARY_WARNINGS = (
+    ".*exists and is not empty. Previous log files.*",  # make_room has set them aside
+    ".*in eval mode at the start of training.*",  # teachers and text encoders are frozen on purpose
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*does not have many workers.*",
+)
 EXAMPLES = """examples:
   prd train teacher=richdreamer
   prd train teacher=mvdream trainer.max_steps=20 seed=3 output=runs/short
@@ -46,87 +47,6 @@ EXAMPLES = """examples:
   prd train --cfg job                                                   (show the config)
   prd train --info defaults                                             (show the groups)
 """
-
-
-def build_module(config: DictConfig) -> PRDModule:
-    """The training module of a config.
-
-    Raises:
-        MissingWeightsError, CheckpointFormatError: a model cannot be loaded.
-        ConfigurationError: settings do not fit together.
-    """
-    renderers = dict(hydra.utils.instantiate(config.renderer))
-    teachers = dict(hydra.utils.instantiate(config.teacher, _convert_="all"))
-    for name, teacher in teachers.items():
-        if not set(teacher.renderers) & set(renderers):
-            logger.info("teacher %s scores %s, since %s is not rendered", name, list(renderers), list(teacher.renderers))
-            teacher.renderers = tuple(renderers)
-    return PRDModule(
-        architecture=Architecture.from_dict(plain(config.generator)),
-        renderers=renderers,
-        teachers=teachers,
-        optimizer=hydra.utils.instantiate(config.optimizer, _convert_="all"),
-        **plain(config.module),
-    )
-
-
-def build_data(config: DictConfig) -> PromptDataModule:
-    """The data module of a config."""
-    settings = {key: value for key, value in plain(config.data).items() if key != "source"}
-    return PromptDataModule(
-        source=hydra.utils.instantiate(config.data.source, _convert_="all"),
-        unroll_steps=config.module.unroll_steps,
-        cameras=CameraSettings(**plain(config.cameras)),
-        seed=config.seed,
-        **settings,
-    )
-
-
-def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
-    """The trainer of a config; everything it writes goes into ``folder``."""
-    preview = config.preview
-    prompts = list(preview.prompts)
-    callbacks: list[lightning.Callback] = [
-        ModelCheckpoint(
-            folder / CHECKPOINTS,
-            filename="step_{step:06d}",
-            auto_insert_metric_name=False,
-            every_n_train_steps=config.checkpoint.every_n_steps,
-            save_top_k=-1 if config.checkpoint.keep is None else config.checkpoint.keep,
-            monitor="step",
-            mode="max",
-            save_last=True,
-            enable_version_counter=False,
-        )
-    ]
-    callbacks[0].FILE_EXTENSION = ""  # a checkpoint is a folder
-    if config.trainer.get("enable_progress_bar", True):
-        callbacks.append(UnrollProgressBar())
-    if prompts:
-        renderer = MeshRenderer(preview.resolution, preview.image_size)
-        callbacks.append(PreviewCallback(prompts, folder, renderer, preview.every_n_steps, preview.views, preview.seed))
-        callbacks.append(MeshCallback(prompts, folder, preview.seed, preview.mesh_resolution))
-    loggers = [CSVLogger(folder, name="", version="")]
-    if config.logger.extra is not None:
-        loggers.append(_instantiate_logger(config.logger.extra))
-    return lightning.Trainer(
-        accumulate_grad_batches=config.module.unroll_steps,
-        callbacks=callbacks,
-        logger=loggers,
-        plugins=[FolderCheckpointIO()],
-        default_root_dir=folder,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        **hydra.utils.instantiate(config.strategy, _convert_="all"),
-        **plain(config.trainer),
-    )
-
-
-def _instantiate_logger(settings: DictConfig) -> lightning.pytorch.loggers.Logger:
-    try:
-        return hydra.utils.instantiate(settings, _convert_="all")
-    except (ImportError, ModuleNotFoundError, hydra.errors.InstantiationException) as error:
-        raise ConfigurationError(f"the logger {settings._target_} cannot be used: {error}") from error
 
 
 def train(config: DictConfig, folder: Path) -> dict[str, float]:
@@ -141,11 +61,14 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
         torch.set_num_threads(config.threads)
     check_run_folder(folder, config.overwrite or config.ckpt_path is not None)
     checkpoint = find_checkpoint(config.ckpt_path, folder)
+    for message in LIBRARY_WARNINGS:
+        warnings.filterwarnings("ignore", message)
     lightning.seed_everything(config.seed, verbose=False)
     module, data = build_module(config), build_data(config)
     trainer = build_trainer(config, folder)
     _describe(module)
     if trainer.is_global_zero:
+        make_room(folder, keep_outputs=checkpoint is not None)
         with atomic_write(folder / CONFIG_FILE, overwrite=True) as temporary:
             temporary.write_text(to_yaml(config))
     trainer.fit(module, data, ckpt_path=checkpoint)
@@ -154,37 +77,6 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     scores = _evaluate(config, module, folder) if trainer.is_global_zero and config.evaluation.enabled else {}
     trainer.strategy.barrier()
     return scores
-
-
-def check_run_folder(folder: Path, may_exist: bool) -> None:
-    """Checks that a run can be written to ``folder``.
-
-    Raises:
-        OutputExistsError: it holds a run and ``may_exist`` is false.
-        OutputNotWritableError: it cannot be created.
-    """
-    if (folder / CONFIG_FILE).exists() and not may_exist and "LOCAL_RANK" not in os.environ:
-        raise OutputExistsError(
-            f"{folder} holds a run; choose another `output`, resume with ckpt_path=last, or pass overwrite=true"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputNotWritableError(f"the run folder {folder} cannot be created: {error.strerror or error}") from error
-
-
-def find_checkpoint(location: str | None, folder: Path) -> Path | None:
-    """The checkpoint folder that ``ckpt_path`` names.
-
-    Raises:
-        MissingWeightsError: there is none.
-    """
-    if location is None:
-        return None
-    path = folder / CHECKPOINTS / "last" if location == "last" else Path(location).expanduser()
-    if not path.is_dir():
-        raise MissingWeightsError(f"there is no checkpoint {path}; ckpt_path takes a folder under RUN/{CHECKPOINTS}, or `last`")
-    return path
 
 
 def _describe(module: PRDModule) -> None:

@@ -1,10 +1,13 @@
 """Where weights are (a folder of the user, or a model that ships with the package), and how a network of them is loaded."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
 
 from prd_lightning.errors import CheckpointFormatError, MissingWeightsError
 from prd_lightning.tinyworld import weights_folder
@@ -57,7 +60,8 @@ def load_network(kind: type, folder: Path, part: str, precision: torch.dtype = t
         raise MissingWeightsError(f"no {part} in {folder}: {source / 'config.json'} does not exist; {_remedy(folder)}")
     settings = {"torch_dtype": precision, "use_safetensors": True, "output_loading_info": True, "variant": _variant(source)}
     try:
-        network, report = kind.from_pretrained(source, **settings)
+        with _without_progress_bars():
+            network, report = kind.from_pretrained(source, **settings)
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointFormatError(f"the weights of {source} cannot be loaded: {error}; {_remedy(folder)}") from error
     if missing := sorted(report["missing_keys"]):
@@ -68,6 +72,18 @@ def load_network(kind: type, folder: Path, part: str, precision: torch.dtype = t
             f"{', '.join(unknown[:3])}: the file and config.json belong to different networks"
         )
     return network
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Reading a local file takes no time that a bar could shorten."""
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            transformers_logging.enable_progress_bar()
 
 
 def _variant(source: Path) -> str | None:

@@ -1,0 +1,103 @@
+"""A config becomes a training module, a data module and a trainer; each can be had by itself in Python."""
+
+import logging
+from pathlib import Path
+
+import hydra
+import lightning
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from omegaconf import DictConfig
+
+from prd_lightning.architecture import Architecture
+from prd_lightning.callbacks import FolderCheckpointIO, MeshCallback, PreviewCallback, UnrollProgressBar
+from prd_lightning.cameras import CameraSettings
+from prd_lightning.configuration import plain
+from prd_lightning.data import PromptDataModule
+from prd_lightning.errors import ConfigurationError
+from prd_lightning.module import PRDModule
+from prd_lightning.rendering import MeshRenderer
+from prd_lightning.run_folder import CHECKPOINTS
+
+logger = logging.getLogger(__name__)
+
+
+def build_module(config: DictConfig) -> PRDModule:
+    """The training module of a config.
+
+    Raises:
+        MissingWeightsError, CheckpointFormatError: a model cannot be loaded.
+        ConfigurationError: settings do not fit together.
+    """
+    renderers = dict(hydra.utils.instantiate(config.renderer))
+    teachers = dict(hydra.utils.instantiate(config.teacher, _convert_="all"))
+    for name, teacher in teachers.items():
+        if not set(teacher.renderers) & set(renderers):
+            logger.info("teacher %s scores %s, since %s is not rendered", name, list(renderers), list(teacher.renderers))
+            teacher.renderers = tuple(renderers)
+    return PRDModule(
+        architecture=Architecture.from_dict(plain(config.generator)),
+        renderers=renderers,
+        teachers=teachers,
+        optimizer=hydra.utils.instantiate(config.optimizer, _convert_="all"),
+        **plain(config.module),
+    )
+
+
+def build_data(config: DictConfig) -> PromptDataModule:
+    """The data module of a config."""
+    settings = {key: value for key, value in plain(config.data).items() if key != "source"}
+    return PromptDataModule(
+        source=hydra.utils.instantiate(config.data.source, _convert_="all"),
+        unroll_steps=config.module.unroll_steps,
+        cameras=CameraSettings(**plain(config.cameras)),
+        seed=config.seed,
+        **settings,
+    )
+
+
+def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
+    """The trainer of a config; everything it writes goes into ``folder``."""
+    preview = config.preview
+    prompts = list(preview.prompts)
+    callbacks: list[lightning.Callback] = [
+        ModelCheckpoint(
+            folder / CHECKPOINTS,
+            filename="step_{step:06d}",
+            auto_insert_metric_name=False,
+            every_n_train_steps=config.checkpoint.every_n_steps,
+            save_top_k=-1 if config.checkpoint.keep is None else config.checkpoint.keep,
+            monitor="step",
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+        )
+    ]
+    callbacks[0].FILE_EXTENSION = ""  # a checkpoint is a folder
+    if config.trainer.get("enable_progress_bar", True):
+        callbacks.append(UnrollProgressBar())
+    if prompts:
+        renderer = MeshRenderer(preview.resolution, preview.image_size)
+        callbacks.append(PreviewCallback(prompts, folder, renderer, preview.every_n_steps, preview.views, preview.seed))
+        callbacks.append(MeshCallback(prompts, folder, preview.seed, preview.mesh_resolution))
+    loggers = [CSVLogger(folder, name="", version="")]
+    if config.logger.extra is not None:
+        loggers.append(_instantiate_logger(config.logger.extra))
+    return lightning.Trainer(
+        accumulate_grad_batches=config.module.unroll_steps,
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[FolderCheckpointIO()],
+        default_root_dir=folder,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        **hydra.utils.instantiate(config.strategy, _convert_="all"),
+        **plain(config.trainer),
+    )
+
+
+def _instantiate_logger(settings: DictConfig) -> lightning.pytorch.loggers.Logger:
+    try:
+        return hydra.utils.instantiate(settings, _convert_="all")
+    except (ImportError, ModuleNotFoundError, hydra.errors.InstantiationException) as error:
+        raise ConfigurationError(f"the logger {settings._target_} cannot be used: {error}") from error
