@@ -167,3 +167,17 @@ def test_planes_that_are_not_square_in_a_batch_of_one(field):
     """Turning by 90 degrees swaps sides, so planes are square; another shape is refused by the stacking."""
     with pytest.raises(RuntimeError, match="size"):
         field.prepare(torch.zeros(1, 6, CHANNELS, 4, 5, dtype=torch.float64))
+
+
+def test_a_color_gradient_floor_changes_no_color_and_adds_to_the_derivative_of_the_sigmoid():
+    torch.manual_seed(0)
+    prepared = TriplaneField.prepare(torch.randn(1, 6, 4, 8, 8))
+    points = torch.rand(1, 10, 3) - 0.5
+    plain, floored = TriplaneField(4, 8), TriplaneField(4, 8, color_gradient_floor=0.05)
+    floored.load_state_dict(plain.state_dict())
+    logits = plain.texture_network(plain.texture_features(prepared, points))
+    derivative = 1.002 * torch.sigmoid(logits) * (1 - torch.sigmoid(logits)) + 0.05
+    expected = torch.autograd.grad(logits, plain.texture_network[4].weight, derivative)[0]
+    assert torch.equal(plain.color(prepared, points), floored.color(prepared, points))
+    given = torch.autograd.grad(floored.color(prepared, points).sum(), floored.texture_network[4].weight)[0]
+    torch.testing.assert_close(given, expected)

@@ -16,6 +16,9 @@ from prd_lightning.generator import AdapterRanks, TriplaneGenerator, copy_state
 from prd_lightning.text import PromptEncoder
 from prd_lightning.weights import check_text_width, resolve_folder
 
+FREE_NUMBERS = ("base", "compute", "steps", "color_gradient_floor")
+"""What may differ between a checkpoint and the run that loads it: the tensors are the same."""
+
 
 @dataclass
 class GeneratorParts:
@@ -48,6 +51,7 @@ class Architecture:
         latent_size: height and width of a latent; None for half of what the UNet was trained on.
         hidden: width of the field's networks.
         sphere_radius: radius of the sphere that an untrained field is.
+        color_gradient_floor: see ``field.TriplaneField``; it acts in training alone.
         compute: ``merged`` or ``branch``, see ``generator.adapters``; the result is the same.
         steps: K of the unroll that it is trained for, and of inference.
         text_width: of a token, 1024 for Stable Diffusion 2.1; a base of another family is refused. None takes any.
@@ -60,6 +64,7 @@ class Architecture:
     latent_size: int | None = None
     hidden: int = 64
     sphere_radius: float = 0.5
+    color_gradient_floor: float = 0.0
     compute: str = "branch"
     steps: int = 4
     text_width: int | None = None
@@ -88,7 +93,8 @@ class Architecture:
         """Raises CheckpointFormatError, naming both values, if weights of ``other`` do not belong here."""
         for item in fields(self):
             own, foreign = getattr(self, item.name), getattr(other, item.name)
-            if item.name in ("compute", "base", "steps") or (item.name == "text_width" and None in (own, foreign)):
+            is_unknown = item.name == "text_width" and None in (own, foreign)
+            if is_unknown or item.name in FREE_NUMBERS:
                 continue
             if own != foreign:
                 raise CheckpointFormatError(f"the checkpoint has {item.name}={foreign} but this run has {item.name}={own}")
@@ -113,7 +119,9 @@ class Architecture:
         check_text_width(folder, generator.text_width, prompt_encoder.width, self.text_width)
         return GeneratorParts(
             generator=generator,
-            field=TriplaneField(self.plane_channels // 2, self.hidden, self.sphere_radius),
+            field=TriplaneField(
+                self.plane_channels // 2, self.hidden, self.sphere_radius, self.color_gradient_floor
+            ),
             prompt_encoder=prompt_encoder,
             noise_schedule=NoiseSchedule.from_folder(folder / "scheduler"),
         )

@@ -114,11 +114,15 @@ class TriplaneField(nn.Module):
         channels: C of a plane.
         hidden: width of the two hidden layers.
         sphere_radius: radius of the sphere that the field is without planes.
+        color_gradient_floor: added to the sigmoid's derivative in the colour's gradient, so that a colour that has run into
+            black or white can still come back; 0 is the true gradient (published weights were trained with it).
     """
 
-    def __init__(self, channels: int = 32, hidden: int = 64, sphere_radius: float = 0.5) -> None:
+    def __init__(
+        self, channels: int = 32, hidden: int = 64, sphere_radius: float = 0.5, color_gradient_floor: float = 0.0
+    ) -> None:
         super().__init__()
-        self.sphere_radius = sphere_radius
+        self.sphere_radius, self.color_gradient_floor = sphere_radius, color_gradient_floor
         self.sdf_network = _network(channels, hidden, 1)
         self.deformation_network = _network(channels, hidden, 3)
         self.texture_network = _network(3 * channels, hidden, 3)
@@ -212,5 +216,8 @@ class TriplaneField(nn.Module):
 
     def color(self, prepared: PreparedPlanes, points: Float[Tensor, "batch points 3"]) -> Float[Tensor, "batch points 3"]:
         """Colour, a hair's breadth beyond [0, 1] on both sides so that pure black and white can be reached."""
-        features = self.texture_network(self.texture_features(prepared, points))
-        return torch.sigmoid(features) * (1 + 2 * COLOR_MARGIN) - COLOR_MARGIN
+        logits = self.texture_network(self.texture_features(prepared, points))
+        rgb = torch.sigmoid(logits) * (1 + 2 * COLOR_MARGIN) - COLOR_MARGIN
+        if self.color_gradient_floor:
+            rgb = rgb + self.color_gradient_floor * (logits - logits.detach())
+        return rgb
