@@ -141,6 +141,14 @@ def test_a_file_in_the_hub_s_cache_is_taken_from_there(hub, models, tmp_path):
     assert Hub.current.asked == []
 
 
+def test_a_file_that_the_repository_lacks_does_not_keep_the_others_away(hub, models, tmp_path):
+    card = small_cards(models)[0]
+    card = replace(card, files=(WeightFile("absent.json"), *card.files))
+    failures = download.fetch(card, tmp_path, hub)
+    assert [(failure.file.path, failure.no_network) for failure in failures] == [("absent.json", False)]
+    assert card.lacking(tmp_path) == []
+
+
 @pytest.mark.parametrize("stated", [{"size": 3}, {"sha256": "0" * 64}])
 def test_a_file_that_is_not_the_stated_one_is_refused(hub, models, tmp_path, stated):
     card = replace(small_cards(models)[0], files=(WeightFile("unet/config.json", **stated),))

@@ -191,7 +191,7 @@ def write(conversion: Conversion, target: Path, card: Mapping[str, Any]) -> None
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             (temporary / name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         for name, folder in conversion.folders.items():
-            shutil.copytree(folder, temporary / name, copy_function=_link_or_copy)
+            shutil.copytree(folder, temporary / name, copy_function=link_or_copy)
         (temporary / CARD_FILE).write_text(json.dumps({**card, "files": files}, indent=2) + "\n", encoding="utf-8")
         if target.is_dir():
             shutil.rmtree(target)
@@ -208,7 +208,7 @@ def count(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"tensors": len(tensors), "values": sum(value.numel() for value in tensors.values()), "precisions": kinds}
 
 
-def _link_or_copy(source: str, target: str) -> str:
+def link_or_copy(source: str, target: str) -> str:
     """Weights are taken over without a second copy where the file system can."""
     try:
         os.link(os.path.realpath(source), target)

@@ -6,20 +6,19 @@ Downloads resume, show their progress, and respect HF_HUB_OFFLINE and HF_ENDPOIN
 import argparse
 import logging
 import os
-import shutil
 import sys
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from tqdm import tqdm
 
 from prd_lightning.cards import WeightCard, WeightFile, all_cards, card_named, card_of_folder, folders_of_config, with_needs
-from prd_lightning.convert import convert
+from prd_lightning.convert import convert, link_or_copy
 from prd_lightning.errors import CheckpointFormatError, MissingWeightsError
 from prd_lightning.formats import format_named
 from prd_lightning.tensorfiles import file_sha256
@@ -47,11 +46,13 @@ class Failure:
     Attributes:
         card, file: which.
         reason: of the last attempt.
+        no_network: whether no server was reached.
     """
 
     card: WeightCard
     file: WeightFile
     reason: str
+    no_network: bool = False
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -122,38 +123,40 @@ def fetch(card: WeightCard, root: Path, endpoint: str | None = None) -> list[Fai
     for file in card.files:
         target = card.download_folder(root) / file.path
         if not target.is_file():
-            reason = failures[-1].reason if failures else fetch_file(card, file, target, endpoint)
-            if reason is not None:
-                failures.append(Failure(card, file, reason))
+            unreachable = next((failure for failure in failures if failure.no_network), None)
+            failure = replace(unreachable, file=file) if unreachable else fetch_file(card, file, target, endpoint)
+            if failure is not None:
+                failures.append(failure)
                 continue
         check_file(card, file, target)
     return failures
 
 
-def fetch_file(card: WeightCard, file: WeightFile, target: Path, endpoint: str | None = None) -> str | None:
+def fetch_file(card: WeightCard, file: WeightFile, target: Path, endpoint: str | None = None) -> Failure | None:
     """One file from the hub's cache, a repository, a mirror or an address. Returns why it failed, None if it did not."""
     for repository in card.repositories:
         cached = try_to_load_from_cache(repository, file.path, revision=card.revision)
         if isinstance(cached, str):
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(cached, target)
+            link_or_copy(cached, str(target))
             return None
-    reason = "the card names no source"
+    failure = Failure(card, file, "the card names no source")
     for repository in card.repositories:
         try:
             folder = target.parents[len(Path(file.path).parts) - 1]
             hf_hub_download(repository, file.path, revision=card.revision, local_dir=folder, endpoint=endpoint)
             return None
         except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
-            reason = _first_line(error)
-            logger.info("%s is not to be had from %s: %s", file.path, repository, reason)
+            answered = isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError)
+            failure = Failure(card, file, _first_line(error), not answered)
+            logger.info("%s is not to be had from %s: %s", file.path, repository, failure.reason)
     if card.url is not None:
         try:
             download_url(card.url, target)
             return None
         except OSError as error:
-            reason = _first_line(error)
-    return reason
+            failure = Failure(card, file, _first_line(error))
+    return failure
 
 
 def download_url(url: str, target: Path) -> None:

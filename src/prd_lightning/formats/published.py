@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prd_lightning.cards import ORIGINALS, card_named
 from prd_lightning.checkpoints import GENERATOR_FILE, load_generator
-from prd_lightning.errors import MissingWeightsError
+from prd_lightning.errors import CheckpointFormatError, MissingWeightsError
 from prd_lightning.formats.triplaneturbo import BASE_FOLDER, TRIPLANETURBO
 from prd_lightning.tensorfiles import PICKLE_SUFFIXES, read_tensors
 from prd_lightning.weights import WEIGHTS_VARIABLE, resolve_folder, weights_directory
@@ -49,5 +49,11 @@ def read_generator(path: Path, base: str | Path | None = None) -> tuple[dict[str
     if path.suffix not in PICKLE_SUFFIXES:
         tensors, header = load_generator(path)
         return tensors, header if base is None else header | {"base": str(base)}
-    conversion = TRIPLANETURBO.convert(read_tensors(path), resolve_folder(base or BASE_FOLDER))
+    state = read_tensors(path)
+    if not TRIPLANETURBO.recognizes(state):
+        raise CheckpointFormatError(
+            f"{path} is no generator of this library (those are safetensors) and not {TRIPLANETURBO.title}: "
+            f"it has tensors such as {', '.join(sorted(state)[:3])}"
+        )
+    conversion = TRIPLANETURBO.convert(state, resolve_folder(base or BASE_FOLDER))
     return conversion.tensors[GENERATOR_FILE], json.loads(conversion.metadata[GENERATOR_FILE]["architecture"])
