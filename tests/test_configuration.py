@@ -7,7 +7,7 @@ from prd_lightning.cameras import CameraSettings
 from prd_lightning.configuration import check_overrides, compose_config, config_directory, plain, to_yaml
 from prd_lightning.errors import ConfigurationError
 
-GROUPS = ("teacher", "generator", "renderer", "strategy", "data", "optimizer", "logger", "experiment")
+GROUPS = ("teacher", "generator", "renderer", "strategy", "data", "optimizer", "logger", "experiment", "sweep")
 MISSING_BY_DESIGN = {
     "data=file": ["data.source.path=prompts.txt"],
     "data=list": ["data.source.prompts=[a red cone]"],

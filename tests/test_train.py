@@ -18,7 +18,6 @@ SMALL = [
     "trainer.log_every_n_steps=1",
     "world.batch_size=1",
     "world.learning_rate_factor=1.0",
-    "world.t_min=0.1",
     "renderer.volume.image_size=8",
     "renderer.mesh.resolution=8",
     "renderer.mesh.image_size=8",
