@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from prd_lightning.tinyworld import weights_root
-from prd_lightning.tinyworld.card import denoising_losses
+from prd_lightning.tinyworld.card import denoising_losses, text_signal
 from prd_lightning.tinyworld.dataset import render_groups
 from prd_lightning.tinyworld.grammar import held_out_pairs
 from prd_lightning.tinyworld.shapes import Scene
@@ -45,3 +45,7 @@ def test_the_card_says_so_too():
         assert losses["no_prompt"] > 1.2 * losses["right"] and losses["other_prompt"] > 1.5 * losses["right"], name
         assert (losses["other_cameras"] is None) == (name == "stable_diffusion")
         assert losses["camera_wins"] is None or losses["camera_wins"] > 0.9, name
+
+
+def test_an_untrained_generator_hears_its_prompt():
+    assert text_signal(ROOT, latent_size=4, noises=3) > 1.0

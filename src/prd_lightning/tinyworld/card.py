@@ -13,6 +13,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from prd_lightning.architecture import Architecture
+from prd_lightning.sampling import initial_noise
 from prd_lightning.teachers.multiview import (
     install_joint_view_attention,
     mvdream_camera_condition,
@@ -20,7 +22,7 @@ from prd_lightning.teachers.multiview import (
 )
 from prd_lightning.tinyworld.dataset import RenderedGroups
 from prd_lightning.tinyworld.evaluation import Matcher
-from prd_lightning.tinyworld.grammar import describe
+from prd_lightning.tinyworld.grammar import describe, held_out_prompts
 from prd_lightning.tinyworld.training import VIEWS, encode_pictures, tokenize
 
 TIMESTEPS = (100, 300, 500, 700, 900)
@@ -100,6 +102,26 @@ def denoising_losses(name: str, groups: RenderedGroups, root: Path, seed: int = 
 
 
 @torch.no_grad()
+def text_signal(root: Path, latent_size: int, noises: int = 4) -> float:
+    """How much a generator's first estimates depend on the prompt: variance between prompts over variance between noises.
+
+    The estimates are those of the untrained generator at the last timestep, six planes a scene. Below 1 the noise drowns the
+    prompt, and a generator has to learn to hear it before it can learn anything else.
+    """
+    parts = Architecture(str(root / "stable_diffusion"), latent_size=latent_size).build()
+    prompts = held_out_prompts()
+    tokens, schedule = parts.prompt_encoder.encode(prompts).tokens, parts.noise_schedule
+    t = schedule.num_timesteps - 1
+    estimates = []
+    for seed in range(noises):
+        noisy = initial_noise([seed], parts.generator.latent_shape).repeat(len(prompts), 1, 1, 1)
+        clean = schedule.predict_clean(noisy, parts.generator.predict_noise(noisy, t, tokens), t)
+        estimates.append(clean.unflatten(0, (len(prompts), -1)))
+    stacked = torch.stack(estimates)
+    return (stacked.mean(dim=0).var(dim=0).mean() / stacked.var(dim=0).mean()).item()
+
+
+@torch.no_grad()
 def matcher_retrieval(groups: RenderedGroups) -> float:
     """R@1 of the right prompt among all distinct prompts of ``groups``, for true renders: the ceiling of the measure."""
     matcher, distinct = Matcher(), list(dict.fromkeys(describe(scene) for scene in groups.scenes))
@@ -129,6 +151,7 @@ def write_card(root: Path, groups: RenderedGroups, training: dict) -> dict:
         "held_out": {
             "scenes": len(groups.scenes),
             "denoising": {name: asdict(denoising_losses(name, groups, root)) for name in names},
+            "generator_text_signal": {str(size): text_signal(root, size) for size in (4, 8, 16)},
             "clip_retrieval_at_1": matcher_retrieval(groups),
             "vae_absolute_error": reconstruction_error(groups, root),
         },
