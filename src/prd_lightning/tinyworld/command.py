@@ -10,7 +10,7 @@ from prd_lightning.errors import ConfigurationError
 logger = logging.getLogger(__name__)
 
 TEACHERS = ("stable_diffusion", "mvdream", "richdreamer_nd")
-STAGES = ("clip", "vae", *TEACHERS, *(f"{name}_refined" for name in TEACHERS))
+STAGES = ("clip", "vae", *TEACHERS, "stable_diffusion_refined", "richdreamer_nd_refined")
 EXAMPLES = """examples:
   prd tinyworld                                    (everything, into tinyworld_weights/; about two hours on two cores)
   prd tinyworld --stages mvdream card samples      (one model, then the card and the sample sheets)

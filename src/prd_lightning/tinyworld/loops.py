@@ -83,20 +83,6 @@ def train(
         generator.set_state(state["generator"])
         first = state["step"]
         logger.info("%s: continuing at step %d of %d", name, first, stage.steps)
-
-    def save(step: int) -> None:
-        with atomic_write(path, overwrite=True) as temporary:
-            torch.save(
-                {
-                    "module": module.state_dict(),
-                    "average": average.module.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "generator": generator.get_state(),
-                    "step": step,
-                },
-                temporary,
-            )
-
     module.train()
     last_save, running, started = time.monotonic(), 0.0, time.monotonic()
     for step in range(first, stage.steps):
@@ -116,6 +102,9 @@ def train(
             )
             running = 0.0
         if time.monotonic() - last_save > SAVE_INTERVAL_SECONDS or step + 1 == stage.steps:
-            save(step + 1)
+            state = {"optimizer": optimizer.state_dict(), "generator": generator.get_state(), "step": step + 1}
+            weights = {"module": module.state_dict(), "average": average.module.state_dict()}
+            with atomic_write(path, overwrite=True) as temporary:
+                torch.save(weights | state, temporary)
             last_save = time.monotonic()
     return average.module

@@ -54,7 +54,6 @@ class TinyWorldPlan:
     mvdream: Stage = Stage(1800, 24, 1e-3)
     richdreamer_nd: Stage = Stage(2200, 14, 1.2e-3)
     stable_diffusion_refined: Stage = Stage(1300, 64, 8e-4)
-    mvdream_refined: Stage = Stage(1300, 24, 8e-4)
     richdreamer_nd_refined: Stage = Stage(800, 14, 8e-4)
     seed: int = 0
 
@@ -81,7 +80,6 @@ class TinyWorldTrainer:
         return dataset.render_groups(scenes, self.cache / "training_renders.safetensors", self.plan.seed)
 
     # ------------------------------------------------------------------------------------------------ clip and vae
-
     def train_clip(self) -> None:
         """Contrastive training; the same objects with swapped places or colours are extra negatives."""
         groups, tokenizer = self.groups(), models.build_tokenizer()
@@ -157,8 +155,8 @@ class TinyWorldTrainer:
         sizes = {size: encode_pictures(vae, groups.rgb.flatten(0, 1), size) for size in (64, 32, 16)}
 
         def batch(index: Tensor, draw: random.Random) -> DenoiserBatch:
-            latents = sizes[draw.choices((64, 32, 16), (0.3, 0.5, 0.2))[0]]
-            return latents[index], _view_prompts(groups, index, draw), None
+            size = draw.choices((64, 32, 16), (0.3, 0.5, 0.2))[0]
+            return sizes[size][index], _view_prompts(groups, index, draw), None
 
         self._refine("stable_diffusion", len(sizes[64]), batch)
 
@@ -170,10 +168,6 @@ class TinyWorldTrainer:
         samples, batch = self._mvdream_data()
         self._train_denoiser("mvdream", unet, samples, batch, self.plan.mvdream, PLAIN_WEIGHT_LIMIT)
         _save(self._load_vae(), self.output / "mvdream" / "vae")
-
-    def train_mvdream_refined(self) -> None:
-        """Goes on with the errors of clean pictures."""
-        self._refine("mvdream", *self._mvdream_data())
 
     def train_richdreamer_nd(self) -> None:
         """Four views of camera normals and disparity, used as the latent without an autoencoder."""
