@@ -108,7 +108,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_a_resumed_one_goes_on(ru
         (["output=/dev/null/run"], "/dev/null"),
         (["ckpt_path=/nowhere/checkpoint"], "/nowhere/checkpoint"),
         (["teacher.stable_diffusion.renderers=[raytracer]"], "raytracer"),
-        (["module.unroll_steps=0"], "unroll"),
+        (["module.unroll_steps=0"], "steps must lie between 1"),
     ],
 )
 def test_mistakes_are_told_without_a_traceback(overrides, named, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import hydra
 import lightning
@@ -14,7 +15,7 @@ from prd_lightning.callbacks import FolderCheckpointIO, MeshCallback, PreviewCal
 from prd_lightning.cameras import CameraSettings
 from prd_lightning.configuration import plain
 from prd_lightning.data import PromptDataModule
-from prd_lightning.errors import ConfigurationError
+from prd_lightning.errors import ConfigurationError, PRDError
 from prd_lightning.module import PRDModule
 from prd_lightning.rendering import MeshRenderer
 from prd_lightning.run_folder import CHECKPOINTS
@@ -29,8 +30,8 @@ def build_module(config: DictConfig) -> PRDModule:
         MissingWeightsError, CheckpointFormatError: a model cannot be loaded.
         ConfigurationError: settings do not fit together.
     """
-    renderers = dict(hydra.utils.instantiate(config.renderer))
-    teachers = dict(hydra.utils.instantiate(config.teacher, _convert_="all"))
+    renderers = dict(instantiate(config.renderer))
+    teachers = dict(instantiate(config.teacher))
     for name, teacher in teachers.items():
         if not set(teacher.renderers) & set(renderers):
             logger.info("teacher %s scores %s, since %s is not rendered", name, list(renderers), list(teacher.renderers))
@@ -39,7 +40,7 @@ def build_module(config: DictConfig) -> PRDModule:
         architecture=Architecture.from_dict(plain(config.generator)),
         renderers=renderers,
         teachers=teachers,
-        optimizer=hydra.utils.instantiate(config.optimizer, _convert_="all"),
+        optimizer=instantiate(config.optimizer),
         **plain(config.module),
     )
 
@@ -48,7 +49,7 @@ def build_data(config: DictConfig) -> PromptDataModule:
     """The data module of a config."""
     settings = {key: value for key, value in plain(config.data).items() if key != "source"}
     return PromptDataModule(
-        source=hydra.utils.instantiate(config.data.source, _convert_="all"),
+        source=instantiate(config.data.source),
         unroll_steps=config.module.unroll_steps,
         cameras=CameraSettings(**plain(config.cameras)),
         seed=config.seed,
@@ -82,7 +83,7 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
         callbacks.append(MeshCallback(prompts, folder, preview.seed, preview.mesh_resolution))
     loggers = [CSVLogger(folder, name="", version="")]
     if config.logger.extra is not None:
-        loggers.append(_instantiate_logger(config.logger.extra))
+        loggers.append(instantiate(config.logger.extra))
     return lightning.Trainer(
         accumulate_grad_batches=config.module.unroll_steps,
         callbacks=callbacks,
@@ -91,13 +92,21 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
         default_root_dir=folder,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        **hydra.utils.instantiate(config.strategy, _convert_="all"),
+        **instantiate(config.strategy),
         **plain(config.trainer),
     )
 
 
-def _instantiate_logger(settings: DictConfig) -> lightning.pytorch.loggers.Logger:
+def instantiate(settings: DictConfig) -> Any:
+    """What ``settings`` describe, with lists and dictionaries of Python as arguments.
+
+    Raises:
+        PRDError: what its constructor raises, which Hydra would wrap.
+        ConfigurationError: its library is not installed, or it does not take these arguments.
+    """
     try:
         return hydra.utils.instantiate(settings, _convert_="all")
-    except (ImportError, ModuleNotFoundError, hydra.errors.InstantiationException) as error:
-        raise ConfigurationError(f"the logger {settings._target_} cannot be used: {error}") from error
+    except hydra.errors.InstantiationException as error:
+        if isinstance(error.__cause__, PRDError):
+            raise error.__cause__ from None
+        raise ConfigurationError(f"{settings.get('_target_', settings)} cannot be made: {error.__cause__ or error}") from error

@@ -46,7 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=os.environ.get("PRD_LOG_LEVEL", "INFO").upper(), format="%(levelname)s %(name)s: %(message)s")
     verb = given[0] if given and given[0] in VERBS else None
-    parsed = build_parser(verb).parse_args(given)
+    parsed, rest = build_parser(verb).parse_known_args(given)
+    if hasattr(parsed, "overrides"):
+        parsed.overrides = given[1:]  # flags among them are Hydra's
+    elif rest:
+        build_parser(verb).error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return importlib.import_module(VERBS[parsed.verb][0]).run(parsed)
     except PRDError as error:

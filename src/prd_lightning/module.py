@@ -110,7 +110,11 @@ class PRDModule(lightning.LightningModule):
             )
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
-        """One unroll step: the loss of ``batch.unroll_step``; Lightning weighs it by 1 / K."""
+        """One unroll step: the loss of ``batch.unroll_step``; Lightning weighs it by 1 / K.
+
+        The renderers' random shifts are drawn from the batch's own seed, so that a resumed training repeats an uninterrupted one.
+        """
+        torch.manual_seed(batch.noise_seed)
         maps = self.unroll(batch)
         teacher_prompts = batch.prompts[1:] + batch.prompts[:1] if self.shuffle_teacher_prompts else batch.prompts
         draw = torch.Generator().manual_seed(batch.noise_seed + 1)

@@ -21,6 +21,15 @@ def check_run_folder(folder: Path, may_exist: bool) -> None:
         raise OutputExistsError(
             f"{folder} holds a run; choose another `output`, resume with ckpt_path=last, or pass overwrite=true"
         )
+    create_folder(folder)
+
+
+def create_folder(folder: Path) -> None:
+    """Creates a run folder, unless it is there.
+
+    Raises:
+        OutputNotWritableError: it cannot be created.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -27,7 +27,7 @@ from prd_lightning.errors import ConfigurationError, PRDError
 from prd_lightning.evaluation import evaluate_tiny_world, held_out_prompts
 from prd_lightning.files import atomic_write
 from prd_lightning.module import PRDModule
-from prd_lightning.run_folder import CONFIG_FILE, EVALUATION_FILE, check_run_folder, find_checkpoint, make_room
+from prd_lightning.run_folder import CONFIG_FILE, EVALUATION_FILE, check_run_folder, create_folder, find_checkpoint, make_room
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _evaluate(config: DictConfig, module: PRDModule, folder: Path) -> dict[str, 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments: all go to Hydra."""
     parser.epilog = EXAMPLES
-    parser.add_argument("overrides", nargs=argparse.REMAINDER, help="Hydra overrides such as teacher=mvdream, and Hydra's flags")
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides such as teacher=mvdream, and Hydra's flags")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -118,7 +118,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         PRDError: the first mistake that a job ran into; in a sweep the other jobs have run all the same.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    check_overrides([argument for argument in given if not argument.startswith("-") and "=" in argument])
+    overrides = [argument for argument in given if not argument.startswith("-") and "=" in argument]
+    check_overrides(overrides)
+    if output := dict(override.split("=", 1) for override in overrides).get("output"):
+        create_folder(Path(output))  # Hydra would do it with a traceback
     failures: list[PRDError] = []
     command_line = sys.argv
 

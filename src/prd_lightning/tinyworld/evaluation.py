@@ -103,13 +103,13 @@ class Matcher:
         self.device = device
 
     @torch.no_grad()
-    def embed_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "prompts width"]:
+    def embed_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "prompts features"]:
         """Unit text embeddings."""
         batch = self.tokenizer(list(prompts), padding="max_length", max_length=77, truncation=True, return_tensors="pt")
         return functional.normalize(self.model.get_text_features(batch.input_ids.to(self.device)).pooler_output, dim=-1)
 
     @torch.no_grad()
-    def embed_views(self, rgb: Float[Tensor, "views height width 3"]) -> Float[Tensor, " width"]:
+    def embed_views(self, rgb: Float[Tensor, "views height width 3"]) -> Float[Tensor, " features"]:
         """Unit mean embedding of the views of one object (rgb in [0, 1] on white)."""
         pictures = functional.interpolate(rgb.permute(0, 3, 1, 2), PICTURE_SIZE, mode="area") * 2 - 1
         features = functional.normalize(self.model.get_image_features(pictures.to(self.device)).pooler_output, dim=-1)
