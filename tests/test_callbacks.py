@@ -106,7 +106,7 @@ def test_a_checkpoint_holds_the_trainable_part_and_resumes(run, module, tmp_path
     folder = run / "checkpoints" / "last"
     assert sorted(path.name for path in folder.iterdir()) == [GENERATOR_FILE, TRAINER_FILE]
     tensors, header = load_generator(folder / GENERATOR_FILE)
-    assert header == ARCHITECTURE.to_dict() and tensors.keys() == module.trainable_state_dict().keys()
+    assert header == module.architecture.to_dict() and tensors.keys() == module.trainable_state_dict().keys()
     resumed = make_module()
     trainer = fit(resumed, tmp_path, steps=3, checkpoint=folder)  # nothing is left to do, so the state is the saved one
     assert trainer.global_step == 3

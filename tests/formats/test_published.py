@@ -14,6 +14,7 @@ from prd_lightning.architecture import Architecture, GeneratorParts
 from prd_lightning.diffusion import NoiseSchedule
 from prd_lightning.errors import CheckpointFormatError, MissingWeightsError
 from prd_lightning.formats.published import find_published, read_generator
+from prd_lightning.generator.official import PREFIX
 from prd_lightning.mesh import clean_mesh, extract_mesh
 from prd_lightning.pipeline import TextToMeshPipeline, find_generator
 from prd_lightning.sampling import sample_planes
@@ -79,7 +80,7 @@ def test_what_is_missing_is_listed_with_the_places_and_the_remedy(tmp_path, monk
     message = str(caught.value)
     assert all(str(tmp_path / place) in message for place in ("triplaneturbo/generator.safetensors", f"originals/{NAME}", NAME))
     assert "prd weights triplaneturbo" in message and "PRD_WEIGHTS" in message and "huggingface.co/ZhiyuanthePony" in message
-    torch.save({"state_dict": {}}, tmp_path / NAME)
+    torch.save({"state_dict": {f"{PREFIX}0.weight": torch.zeros(1)}}, tmp_path / NAME)
     assert cli.main(["generate", PROMPT, "--weights", "triplaneturbo", "--output", str(tmp_path / "out.glb")]) == 2
     assert f"no weight folder {tmp_path / BASE}" in capsys.readouterr().err
 
