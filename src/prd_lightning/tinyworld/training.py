@@ -146,7 +146,7 @@ class TinyWorldTrainer:
             return latents[index], _view_prompts(groups, index, draw), None
 
         unet = models.build_unet(16, camera=False)
-        self._train_denoiser("stable_diffusion", unet, len(latents), batch, self.plan.stable_diffusion, PLAIN_WEIGHT_LIMIT)
+        self._train_denoiser("stable_diffusion", unet, len(latents), batch, self.plan.stable_diffusion)
         _save(vae, self.output / "stable_diffusion" / "vae")
 
     def train_stable_diffusion_refined(self) -> None:
@@ -166,13 +166,13 @@ class TinyWorldTrainer:
         unet = models.build_unet(8, camera=True)
         unet.load_state_dict(single_view.state_dict(), strict=False)
         samples, batch = self._mvdream_data()
-        self._train_denoiser("mvdream", unet, samples, batch, self.plan.mvdream, PLAIN_WEIGHT_LIMIT)
+        self._train_denoiser("mvdream", unet, samples, batch, self.plan.mvdream)
         _save(self._load_vae(), self.output / "mvdream" / "vae")
 
     def train_richdreamer_nd(self) -> None:
         """Four views of camera normals and disparity, used as the latent without an autoencoder."""
         unet, (samples, batch) = models.build_unet(16, camera=True), self._normal_depth_data()
-        self._train_denoiser("richdreamer_nd", unet, samples, batch, self.plan.richdreamer_nd, PLAIN_WEIGHT_LIMIT)
+        self._train_denoiser("richdreamer_nd", unet, samples, batch, self.plan.richdreamer_nd)
 
     def train_richdreamer_nd_refined(self) -> None:
         """Goes on with the errors of clean maps."""
@@ -193,12 +193,12 @@ class TinyWorldTrainer:
 
     def _refine(self, name: str, samples: int, batch: BatchMaker) -> None:
         unet = UNet2DConditionModel.from_pretrained(self.output / name / "unet").float()
-        self._train_denoiser(name, unet, samples, batch, getattr(self.plan, f"{name}_refined"), CLEAN_WEIGHT_LIMIT, "_refined")
+        self._train_denoiser(name, unet, samples, batch, getattr(self.plan, f"{name}_refined"), refined=True)
 
     def _train_denoiser(
-        self, name: str, unet: nn.Module, samples: int, batch: BatchMaker, stage: Stage, weight_limit: float, suffix: str = ""
+        self, name: str, unet: nn.Module, samples: int, batch: BatchMaker, stage: Stage, refined: bool = False
     ) -> None:
-        """Noise prediction with dropped prompts."""
+        """Noise prediction with dropped prompts; ``refined`` weighs by the error of the clean picture."""
         tokenizer = CLIPTokenizer.from_pretrained(self.output / "clip")
         text_model = CLIPModel.from_pretrained(self.output / "clip").float().text_model.to(self.device).eval()
         scheduler = models.build_scheduler()
@@ -223,10 +223,10 @@ class TinyWorldTrainer:
             predicted = unet(noisy, t, tokens.repeat_interleave(repeats, dim=0), class_labels=labels).sample
             # The error of the clean picture is (1 - abar) / abar times that of the noise.
             ratio = (1 - level) / level
-            weight = (ratio if suffix else ratio.sqrt()).clamp(0.4, weight_limit)
+            weight = ratio.clamp(0.4, CLEAN_WEIGHT_LIMIT) if refined else ratio.sqrt().clamp(0.4, PLAIN_WEIGHT_LIMIT)
             return (weight * (predicted - noise).square()).mean()
 
-        trained = train(name + suffix, unet, loss_of_batch, stage, self.cache / "states")
+        trained = train(f"{name}_refined" if refined else name, unet, loss_of_batch, stage, self.cache / "states")
         folder = self.output / name
         _save(trained, folder / "unet")
         text_model.half().save_pretrained(folder / "text_encoder")
