@@ -5,7 +5,6 @@ import json
 from functools import partial
 from pathlib import Path
 
-from prd_lightning.errors import PromptError
 from prd_lightning.files import atomic_write, check_output
 
 EXAMPLES = """examples:
@@ -22,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="tiny", help="run folder, checkpoint, generator file, or `tiny` (default)")
     parser.add_argument("--prompts", type=Path, help="file of prompts of the tiny world's grammar; default: its held-out prompts")
     parser.add_argument("--compositions", action="store_true", help="held-out prompts with two parts as well")
-    parser.add_argument("--seed", type=int, default=0, help="of the first noise (default 0)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of the first noise (default 0)")
     parser.add_argument("--shuffle", action="store_true", help="control: score every object against the next prompt")
     parser.add_argument("--output", type=Path, help="JSON file for means and rows")
     parser.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
@@ -39,13 +38,10 @@ def run(arguments: argparse.Namespace) -> int:
     from prd_lightning.sampling import sample_planes
 
     prompts = list(FilePrompts(arguments.prompts)) if arguments.prompts else held_out_prompts(arguments.compositions)
-    if arguments.shuffle and len(prompts) < 2:
-        raise PromptError(f"the shuffled control needs at least two prompts, got {len(prompts)}")
     pipeline = TextToMeshPipeline.from_pretrained(arguments.weights, arguments.device)
     generate = partial(sample_planes, pipeline.parts)
-    scores = evaluate_tiny_world(pipeline.parts.field, generate, prompts, arguments.seed, shuffle=arguments.shuffle)
-    for name, value in scores.summary().items():
-        print(f"{name:<18} {value:.3f}")
+    scores = evaluate_tiny_world(pipeline.parts.field, generate, prompts, arguments.seeds, shuffle=arguments.shuffle)
+    print("\n".join(scores.lines()))
     if arguments.output:
         with atomic_write(arguments.output, arguments.overwrite) as temporary:
             temporary.write_text(json.dumps(scores.to_dict(), indent=2) + "\n")

@@ -91,12 +91,12 @@ def _describe(module: PRDModule) -> None:
 @rank_zero_only
 def _evaluate(config: DictConfig, module: PRDModule, folder: Path) -> dict[str, float]:
     prompts = held_out_prompts(compositions=config.evaluation.compositions)
-    scores = evaluate_tiny_world(module.field, module.eval().generate, prompts, config.evaluation.seed)
+    scores = evaluate_tiny_world(module.field, module.eval().generate, prompts, list(config.evaluation.seeds))
     with atomic_write(folder / EVALUATION_FILE, overwrite=True) as temporary:
         temporary.write_text(json.dumps(scores.to_dict(), indent=2) + "\n")
-    print(f"\nscores on {len(prompts)} held-out prompts:")
-    for name, value in scores.summary().items():
-        print(f"  {name:<18} {value:.3f}")
+    print(f"\nscores on {len(prompts)} held-out prompts, seeds {', '.join(map(str, scores.seeds))}:")
+    for line in scores.lines():
+        print(f"  {line}")
     return scores.summary()
 
 

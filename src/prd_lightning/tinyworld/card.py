@@ -22,7 +22,7 @@ from prd_lightning.teachers.multiview import (
 )
 from prd_lightning.tinyworld.dataset import RenderedGroups
 from prd_lightning.tinyworld.evaluation import Matcher
-from prd_lightning.tinyworld.grammar import describe, held_out_prompts
+from prd_lightning.tinyworld.grammar import describe, held_out_pair_prompts
 from prd_lightning.tinyworld.training import VIEWS, encode_pictures, tokenize
 
 TIMESTEPS = (100, 300, 500, 700, 900)
@@ -109,7 +109,7 @@ def text_signal(root: Path, latent_size: int, noises: int = 4) -> float:
     prompt, and a generator has to learn to hear it before it can learn anything else.
     """
     parts = Architecture(str(root / "stable_diffusion"), latent_size=latent_size).build()
-    prompts = held_out_prompts()
+    prompts = held_out_pair_prompts()
     tokens, schedule = parts.prompt_encoder.encode(prompts).tokens, parts.noise_schedule
     t = schedule.num_timesteps - 1
     estimates = []

@@ -152,7 +152,7 @@ def training_prompts() -> list[str]:
     return [describe(Scene.single(*pair)) for pair in training_pairs()]
 
 
-def held_out_prompts() -> list[str]:
+def held_out_pair_prompts() -> list[str]:
     """Plain prompts of the held-out pairs."""
     return [describe(Scene.single(*pair)) for pair in held_out_pairs()]
 
@@ -168,7 +168,7 @@ def prompt_stream(split: str = "train", compositions: float = 0.5, seed: int = 0
     if not 0.0 <= compositions <= 1.0:
         raise ConfigurationError(f"compositions is a share between 0 and 1, got {compositions}")
     if split == "held_out":
-        yield from held_out_prompts()
+        yield from held_out_pair_prompts()
         yield from (describe(scene) for scene in (held_out_compositions() if compositions else ()))
         return
     draw = random.Random(seed)
