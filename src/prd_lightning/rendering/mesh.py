@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from prd_lightning.cameras import Cameras
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.field import PreparedPlanes, TriplaneField
-from prd_lightning.isosurface import close_boundary, deform, find_surface, grid_points, surface_vertices
+from prd_lightning.isosurface import close_boundary, deform, ends_of_edges, find_surface, grid_points, surface_vertices
 from prd_lightning.rendering.maps import NORMAL_BACKGROUND, Background, RenderedMaps, disparity_from_depth
 from prd_lightning.rendering.rasterizers import Rasterizer, RasterizerName, make_rasterizer
 
@@ -110,7 +110,7 @@ class MeshRenderer(nn.Module):
         surface = find_surface(closed, self.resolution)
         if not len(surface.faces):
             return values.new_zeros(0, 3), surface.faces
-        needed, ends = torch.unique(surface.edges, return_inverse=True)
+        needed, ends = ends_of_edges(surface.edges, len(values))
         sdf, deformation = field.sdf_and_deformation(scene, self.grid[needed][None])
         # Values on the box's faces may have been raised to close the surface.
         sdf = scale_gradient(sdf[0], self.sdf_gradient_scale) + (closed - values)[needed]

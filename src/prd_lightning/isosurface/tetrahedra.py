@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prd_lightning.errors import ConfigurationError
@@ -92,37 +92,80 @@ def _triangles_of_case(case: int) -> list[tuple[int, int, int, int, int, int]]:
     return result
 
 
-TETRAHEDRA = _tetrahedra()
-CASES = [torch.tensor(_triangles_of_case(case)).reshape(-1, 3, 2) for case in range(16)]
+def _cell_tables() -> tuple[Tensor, Tensor, Tensor]:
+    """Triangles of a cube for each of its 256 cases (bit i: corner i is inside), one after the other.
+
+    Returns:
+        count [256] triangles and first [256] row of each case; rows [T, 3, 2]: the corner at which each cut edge begins, and its
+        direction (the bits that its other end has more).
+    """
+    tetrahedra, cases = _tetrahedra().tolist(), [_triangles_of_case(case) for case in range(16)]
+    counts, rows = [], []
+    for cube in range(256):
+        before = len(rows)
+        for corners in tetrahedra:
+            case = sum((cube >> corner & 1) << place for place, corner in enumerate(corners))
+            for triangle in cases[case]:
+                ends = [corners[place] for place in triangle]
+                # Corners of a tetrahedron lie on a chain 0 < ... < 7 of bit sets, so one end's bits contain the other's.
+                rows.append([[a & b, a ^ b] for a, b in zip(ends[::2], ends[1::2])])
+        counts.append(len(rows) - before)
+    count = torch.tensor(counts)
+    return count, count.cumsum(0) - count, torch.tensor(rows)
+
+
+COUNT, FIRST, ROWS = _cell_tables()
+
+
+def crossed_cells(inside: Bool[Tensor, "side side side"]) -> Int[Tensor, "cells 3"]:
+    """Cells whose eight corners do not agree, in order."""
+    some, every = inside, inside
+    for axis in range(3):
+        length = inside.shape[axis] - 1
+        some = some.narrow(axis, 0, length) | some.narrow(axis, 1, length)
+        every = every.narrow(axis, 0, length) & every.narrow(axis, 1, length)
+    return (some & ~every).nonzero()
+
+
+def surface_of_signs(inside: Bool[Tensor, "side side side"]) -> SurfaceTopology:
+    """Edges and faces of the surface around the grid points that are inside; both empty where there is no surface."""
+    side, device = inside.shape[0], inside.device
+    strides = torch.tensor([side * side, side, 1], device=device)
+    bits = torch.tensor([[corner >> 2 & 1, corner >> 1 & 1, corner & 1] for corner in range(8)], device=device)
+    steps = bits @ strides
+    base = crossed_cells(inside) @ strides
+    corners = base[:, None] + steps
+    flat = inside.reshape(-1)
+    case = (flat[corners].long() << torch.arange(8, device=device)).sum(dim=1)
+    count, first, rows = (table.to(device) for table in (COUNT, FIRST, ROWS))
+    triangles = count[case]
+    cell = torch.arange(len(base), device=device).repeat_interleave(triangles)
+    number = torch.arange(len(cell), device=device) - (triangles.cumsum(0) - triangles - first[case])[cell]
+    begin, direction = rows[number].unbind(dim=-1)
+    # Points of crossed cells are numbered in order, and an edge is its first point and its direction: no sorting is needed.
+    points = torch.zeros_like(flat).index_fill_(0, corners.flatten(), True).nonzero().squeeze(1)
+    rank = torch.empty(len(flat), dtype=torch.int32, device=device)
+    rank[points] = torch.arange(len(points), dtype=torch.int32, device=device)
+    key = rank[corners].long()[cell[:, None], begin] * 8 + direction
+    cut = torch.zeros(8 * len(points), dtype=torch.bool, device=device).index_fill_(0, key.flatten(), True)
+    vertex = cut.cumsum(0) - 1
+    chosen = cut.nonzero().squeeze(1)
+    start = points[chosen // 8]
+    return SurfaceTopology(torch.stack([start, start + steps[chosen % 8]], dim=1), vertex[key])
 
 
 def find_surface(sdf: Float[Tensor, " points"], resolution: int) -> SurfaceTopology:
     """Edges and faces of the surface between negative and non-negative grid points; both empty where there is no surface."""
-    side, device = resolution + 1, sdf.device
-    inside = (sdf.detach() < 0).view(side, side, side)
-    # A cell is crossed if its eight corners do not agree.
-    count = sum(
-        inside[x : x + resolution, y : y + resolution, z : z + resolution].to(torch.int8)
-        for x in (0, 1)
-        for y in (0, 1)
-        for z in (0, 1)
-    )
-    cells = ((count > 0) & (count < 8)).nonzero()
-    strides = torch.tensor([side * side, side, 1], device=device)
-    bits = torch.tensor([[corner >> 2 & 1, corner >> 1 & 1, corner & 1] for corner in range(8)], device=device)
-    corners = (cells @ strides)[:, None] + bits @ strides
-    tetrahedra = corners[:, TETRAHEDRA.to(device)].reshape(-1, 4)
-    powers = torch.tensor([1, 2, 4, 8], device=device)
-    case = (inside.reshape(-1)[tetrahedra].long() * powers).sum(dim=1)
-    pairs = []
-    for number, table in enumerate(CASES):
-        if len(table):
-            chosen = tetrahedra[case == number]
-            pairs.append(chosen[:, table.to(device)].reshape(-1, 2))
-    ends = torch.cat(pairs).sort(dim=1).values
-    keys, index = torch.unique(ends[:, 0] * len(sdf) + ends[:, 1], return_inverse=True)
-    edges = torch.stack([keys // len(sdf), keys % len(sdf)], dim=1)
-    return SurfaceTopology(edges=edges, faces=index.view(-1, 3))
+    side = resolution + 1
+    return surface_of_signs((sdf.detach() < 0).view(side, side, side))
+
+
+def ends_of_edges(edges: Int[Tensor, "vertices 2"], count: int) -> tuple[Int[Tensor, " ends"], Int[Tensor, "vertices 2"]]:
+    """The different grid points (of ``count``) at the ends of cut edges, in order, and where among them each end is."""
+    needed = torch.zeros(count, dtype=torch.bool, device=edges.device).index_fill_(0, edges.flatten(), True).nonzero().squeeze(1)
+    rank = torch.empty(count, dtype=torch.int32, device=edges.device)
+    rank[needed] = torch.arange(len(needed), dtype=torch.int32, device=edges.device)
+    return needed, rank[edges].long()
 
 
 def surface_vertices(sdf: Float[Tensor, "vertices 2"], positions: Float[Tensor, "vertices 2 3"]) -> Float[Tensor, "vertices 3"]:
