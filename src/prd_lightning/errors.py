@@ -25,6 +25,10 @@ class MissingWeightsError(PRDError, FileNotFoundError):
     """Weights that the configuration asks for are not on this machine."""
 
 
+class MissingRunsError(PRDError, FileNotFoundError):
+    """A folder that should hold trainings holds none."""
+
+
 class OutputExistsError(PRDError, FileExistsError):
     """The output is already there and overwriting was not asked for."""
 
@@ -43,3 +47,15 @@ class NonFiniteError(PRDError, ArithmeticError):
 
 class BackendUnavailableError(PRDError, ImportError):
     """An optional backend was asked for that is not installed or does not run on this device."""
+
+
+class AtlasError(PRDError, RuntimeError):
+    """No UV atlas of a mesh came about: the time was up, or the tool failed or is not installed."""
+
+
+class NotWatertightError(PRDError, ValueError):
+    """A mesh encloses no volume, so it cannot be printed."""
+
+
+class MeshFileError(PRDError, ValueError):
+    """A mesh file is missing, truncated, foreign, or holds no triangles."""
