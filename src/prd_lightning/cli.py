@@ -12,6 +12,7 @@ from prd_lightning.errors import PRDError
 
 VERBS = {
     "train": ("prd_lightning.train", "distil teachers into a generator"),
+    "sweep-summary": ("prd_lightning.sweeps.command", "tabulate and plot the trainings under one folder"),
     "generate": ("prd_lightning.generate", "turn prompts into mesh files"),
     "evaluate": ("prd_lightning.evaluate", "score a generator on the tiny world's held-out prompts"),
     "weights": ("prd_lightning.download", "download the real weights that a config needs"),

@@ -29,6 +29,10 @@ class MissingRunsError(PRDError, FileNotFoundError):
     """A folder that should hold trainings holds none."""
 
 
+class MissingRunsError(PRDError, FileNotFoundError):
+    """A folder that should hold trainings holds none."""
+
+
 class OutputExistsError(PRDError, FileExistsError):
     """The output is already there and overwriting was not asked for."""
 
