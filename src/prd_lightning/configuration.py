@@ -7,7 +7,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -45,8 +45,8 @@ def register_resolvers() -> None:
 register_resolvers()
 
 
-def compose_config(overrides: Sequence[str] = (), name: str = "train") -> DictConfig:
-    """The config that ``prd train`` would run with ``overrides``.
+def compose_config(overrides: Sequence[str] = (), name: str = "train", hydra: bool = False) -> DictConfig:
+    """The config that ``prd train`` would run with ``overrides``; with ``hydra`` also Hydra's own settings.
 
     Raises:
         ConfigurationError: an override is malformed, or names a key or a value that does not exist; the message lists what does.
@@ -54,7 +54,7 @@ def compose_config(overrides: Sequence[str] = (), name: str = "train") -> DictCo
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         try:
-            return compose(name, overrides=list(overrides))
+            return compose(name, overrides=list(overrides), return_hydra_config=hydra)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigurationError(_explanation(error, overrides)) from error
 
@@ -62,11 +62,13 @@ def compose_config(overrides: Sequence[str] = (), name: str = "train") -> DictCo
 def check_overrides(overrides: Sequence[str], name: str = "train") -> None:
     """Composes every override by itself and in each of its sweep values, so that a sweep does not fail in its last job.
 
+    An interval is checked at both ends. Each value is composed once, not each combination of values.
+
     Raises:
         ConfigurationError: as ``compose_config``.
     """
     plain, swept = [], []
-    for override in _parse(overrides):
+    for override in _parse([*overrides, *_swept_by_file(overrides, name)]):
         if override.is_sweep_override():
             swept.append([f"{override.get_key_element()}={value}" for value in _choices(override)])
         else:
@@ -85,12 +87,29 @@ def _parse(overrides: Sequence[str]) -> list[Override]:
 
 
 def _choices(override: Override) -> list[str]:
+    """Values of a sweep; of a glob none, since what it matches is known to Hydra alone."""
+    if override.is_interval_sweep():
+        return [str(override.value().start), str(override.value().end)]
+    if override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+        return []
     return [str(value) for value in override.sweep_string_iterator()]
+
+
+def _swept_by_file(overrides: Sequence[str], name: str) -> list[str]:
+    """What a file of the group ``sweep`` sweeps over, unless the command line gives another value."""
+    chosen = [override for override in overrides if override.startswith("sweep=")]
+    if not chosen:
+        return []
+    given = {override.partition("=")[0] for override in overrides}
+    parameters = compose_config(chosen, name, hydra=True).hydra.sweeper.get("params") or {}
+    return [f"{key}={value}" for key, value in parameters.items() if key not in given]
 
 
 def _explanation(error: Exception, overrides: Sequence[str]) -> str:
     """Hydra's message in one paragraph, with the keys that exist where an unknown one was named."""
     message = " ".join(str(part).strip() for part in str(error).splitlines() if part.strip() and "full_key" not in part)
+    if "Could not find" in message:
+        return message  # a file of a group, with those that there are
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0].partition("@")[0]
         if "/" in key:

@@ -25,8 +25,8 @@ class MissingWeightsError(PRDError, FileNotFoundError):
     """Weights that the configuration asks for are not on this machine."""
 
 
-class MissingRunsError(PRDError, FileNotFoundError):
-    """A folder that should hold trainings holds none."""
+class SweepError(PRDError, RuntimeError):
+    """Some jobs of a sweep failed."""
 
 
 class MissingRunsError(PRDError, FileNotFoundError):

@@ -70,6 +70,11 @@ class Summary:
     metrics: list[str]
 
     @property
+    def run_count(self) -> int:
+        """Finished or not."""
+        return sum(len(variant.runs) for variant in self.variants)
+
+    @property
     def unfinished(self) -> list[Run]:
         """Runs that do not count."""
         return [run for variant in self.variants for run in variant.runs if run.status != DONE]
