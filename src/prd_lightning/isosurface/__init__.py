@@ -1,5 +1,6 @@
 """Surfaces of fields: marching tetrahedra, and where on a grid they need to be looked for."""
 
+from prd_lightning.isosurface.sparse import FieldGrid, GridSigns
 from prd_lightning.isosurface.tetrahedra import (
     BOUNDARY_FLOOR,
     SurfaceTopology,
@@ -15,6 +16,8 @@ from prd_lightning.isosurface.tetrahedra import (
 
 __all__ = [
     "BOUNDARY_FLOOR",
+    "FieldGrid",
+    "GridSigns",
     "SurfaceTopology",
     "close_boundary",
     "deform",
