@@ -23,11 +23,16 @@ from omegaconf import DictConfig
 
 from prd_lightning.building import build_data, build_module, build_trainer
 from prd_lightning.configuration import check_overrides, config_directory, to_yaml
-from prd_lightning.errors import ConfigurationError, PRDError
+from prd_lightning.data import PromptDataModule
+from prd_lightning.errors import ConfigurationError, OutputExistsError, PRDError, SweepError
 from prd_lightning.evaluation import evaluate_tiny_world, held_out_prompts
 from prd_lightning.files import atomic_write
 from prd_lightning.module import PRDModule
 from prd_lightning.run_folder import CONFIG_FILE, EVALUATION_FILE, check_run_folder, create_folder, find_checkpoint, make_room
+from prd_lightning.sweeps.callback import SummaryCallback
+from prd_lightning.sweeps.job import run_job
+from prd_lightning.sweeps.record import read_record, record_failure, recorded
+from prd_lightning.sweeps.runs import FAILED
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +76,18 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
         make_room(folder, keep_outputs=checkpoint is not None)
         with atomic_write(folder / CONFIG_FILE, overwrite=True) as temporary:
             temporary.write_text(to_yaml(config))
+    with recorded(folder, config.seed):
+        return _fit(config, module, data, trainer, folder, checkpoint)
+
+
+def _fit(
+    config: DictConfig,
+    module: PRDModule,
+    data: PromptDataModule,
+    trainer: lightning.Trainer,
+    folder: Path,
+    checkpoint: Path | None,
+) -> dict[str, float]:
     trainer.fit(module, data, ckpt_path=checkpoint)
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -115,7 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Hands ``arguments`` to Hydra after a check; used by ``python -m prd_lightning.train`` too.
 
     Raises:
-        PRDError: the first mistake that a job ran into; in a sweep the other jobs have run all the same.
+        PRDError: the training's mistake.
+        SweepError: jobs of a sweep failed; the others have run all the same.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     overrides = [argument for argument in given if not argument.startswith("-") and "=" in argument]
@@ -123,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if output := dict(override.split("=", 1) for override in overrides).get("output"):
         create_folder(Path(output))  # Hydra would do it with a traceback
     failures: list[PRDError] = []
+    is_multirun = any(argument in ("-m", "--multirun") for argument in given)
     command_line = sys.argv
 
     def job(config: DictConfig) -> float | None:
@@ -136,17 +155,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.argv = command_line
     if failures:
         raise failures[0]
+    summary = SummaryCallback.latest if is_multirun else None
+    if summary and (failed := [run for run in summary.unfinished if run.status == FAILED]):
+        raise SweepError(f"{len(failed)} of {summary.run_count} jobs failed: {', '.join(run.folder.name for run in failed)}")
     return 0
 
 
 def _run_job(config: DictConfig, failures: list[PRDError]) -> float | None:
     """One training; a user's mistake is carried past Hydra, which would print a traceback."""
-    folder = Path(HydraConfig.get().runtime.output_dir).resolve()
+    context = HydraConfig.get()
+    folder, overrides = Path(context.runtime.output_dir).resolve(), list(context.overrides.task)
+    if context.mode == RunMode.MULTIRUN:
+        return run_job(folder, overrides, context.job.num, config.objective)
+    before = read_record(folder)
     try:
         scores = train(config, folder)
     except PRDError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            logger.error("job %s: %s", HydraConfig.get().job.num, error)
+        if not isinstance(error, OutputExistsError):  # then the folder holds another run
+            record_failure(folder, overrides, str(error), before)
         failures.append(error)
         return None
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:

@@ -11,6 +11,8 @@ from prd_lightning.files import atomic_write
 from prd_lightning.sweeps.summary import CPU_SECONDS, Statistic, Summary, Variant
 
 VARIANTS_FILE, JOBS_FILE, PAGE_FILE = "summary.csv", "jobs.csv", "summary.md"
+MOST_COLUMNS = 6
+"""Metrics on the page and on the screen; the CSV files have all."""
 
 
 def write_tables(summary: Summary, folder: Path, root: Path) -> list[Path]:
@@ -65,7 +67,7 @@ def markdown(summary: Summary, root: Path) -> str:
     count = sum(len(variant.finished) for variant in summary.variants)
     lines = [f"# {len(summary.variants)} variants, {count} finished runs", ""]
     lines += [f"Mean ± sample standard deviation over `{over}`. Written by `prd sweep-summary`.", ""]
-    header = ["variant", "runs", *summary.metrics, "CPU seconds"]
+    header = ["variant", "runs", *summary.metrics[:MOST_COLUMNS], "CPU seconds"]
     lines += [_line(header), _line(["---"] + ["---:"] * (len(header) - 1))]
     lines += [_line(_cells(summary, variant)) for variant in summary.variants]
     if summary.unfinished:
@@ -78,8 +80,8 @@ def markdown(summary: Summary, root: Path) -> str:
 def screen_table(summary: Summary) -> Table:
     """The same for a terminal."""
     table = Table("variant")
-    for name in ("runs", *summary.metrics, "CPU seconds"):
-        table.add_column(name, justify="right")
+    for name in ("runs", *summary.metrics[:MOST_COLUMNS], "CPU seconds"):
+        table.add_column(name, justify="right", overflow="fold")
     for variant in summary.variants:
         table.add_row(*_cells(summary, variant))
     return table
@@ -87,7 +89,8 @@ def screen_table(summary: Summary) -> Table:
 
 def _cells(summary: Summary, variant: Variant) -> list[str]:
     runs = f"{len(variant.finished)}" + (f" of {len(variant.runs)}" if len(variant.finished) < len(variant.runs) else "")
-    numbers = [_shown(variant.statistics.get(name), ".3f") for name in summary.metrics]
+    shown = {name: ".3g" if name.startswith("train/") else ".3f" for name in summary.metrics[:MOST_COLUMNS]}
+    numbers = [_shown(variant.statistics.get(name), form) for name, form in shown.items()]
     return [variant.name, runs, *numbers, _shown(variant.statistics.get(CPU_SECONDS), ".0f")]
 
 
