@@ -12,7 +12,7 @@ from untrained import save_untrained
 from prd_lightning import cli
 from prd_lightning.checkpoints import load_generator, save_generator
 
-QUICK = ["--resolution", "12", "--steps", "1", "--device", "cpu"]
+QUICK = ["--resolution", "12", "--steps", "1", "--device", "cpu", "--no-texture"]
 PROMPT = "a red cone on a blue cube"
 
 

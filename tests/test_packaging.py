@@ -81,7 +81,7 @@ def test_wheel_metadata(wheel):
     metadata = wheel_metadata(wheel)
     assert metadata["Version"] == __version__
     assert metadata["Requires-Python"] == ">=3.11"
-    extras = {"data", "wandb", "tensorboard", "cuda", "deepspeed", "sweep", "notebook", "test", "lint", "dev"}
+    extras = {"data", "video", "wandb", "tensorboard", "cuda", "deepspeed", "sweep", "notebook", "test", "lint", "dev"}
     assert set(metadata.get_all("Provides-Extra")) == extras
 
 

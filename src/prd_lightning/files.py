@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,3 +48,31 @@ def atomic_write(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         raise OutputNotWritableError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_write_all(paths: Iterable[str | Path], overwrite: bool = False) -> Iterator[dict[Path, Path]]:
+    """As ``atomic_write`` for files that belong together: none gets its name before all are complete, and if giving the names
+    fails, those that were not there before are taken away again.
+
+    Args:
+        paths: the last one gets its name last; it should be the one that refers to the others.
+        overwrite: replace files of those names.
+
+    Yields:
+        The temporary path of each path.
+    """
+    checked = [check_output(path, overwrite) for path in paths]
+    temporaries = {path: path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}") for path in checked}
+    fresh: list[Path] = []
+    try:
+        yield temporaries
+        for path, temporary in temporaries.items():
+            fresh += [] if path.exists() else [path]
+            os.replace(temporary, path)
+        fresh = []
+    except OSError as error:
+        raise OutputNotWritableError(f"cannot write {checked[-1]}: {error.strerror or error}") from error
+    finally:
+        for path in (*temporaries.values(), *fresh):
+            path.unlink(missing_ok=True)

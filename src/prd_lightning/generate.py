@@ -9,19 +9,34 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import trimesh
 
 from prd_lightning import __version__
 from prd_lightning.data.prompts import FilePrompts
-from prd_lightning.errors import ConfigurationError, PromptError
+from prd_lightning.errors import ConfigurationError, NotWatertightError, PRDError, PromptError
 from prd_lightning.files import atomic_write, check_output
-from prd_lightning.mesh import FORMATS, Mesh, file_stem, format_of, save_mesh, turntable_sheet
-from prd_lightning.pipeline import GeneratedMesh, MeshSettings, TextToMeshPipeline, find_generator
+from prd_lightning.mesh import (
+    FORMATS,
+    TEXTURED_FORMATS,
+    TURNTABLES,
+    UNITS,
+    MeshOptions,
+    Placement,
+    check_turntable,
+    file_stem,
+    format_of,
+    mesh_files,
+    mesh_health,
+    place_mesh,
+    save_mesh,
+    save_turntable,
+)
+from prd_lightning.mesh.arguments import add_mesh_arguments, add_placement_arguments, mesh_options, placement_of
+from prd_lightning.pipeline import GeneratedMesh, TextToMeshPipeline, find_generator
 from prd_lightning.sampling import check_prompts, check_seeds
 
 SOME_FAILED = 1
@@ -29,12 +44,14 @@ SOME_FAILED = 1
 EXAMPLES = """examples:
   prd generate "a red cone on a blue cube" --output out.glb --seed 0
   prd generate "a red cone" "a blue cube" --seeds 0 1 2 --output meshes --turntable
-  prd generate --prompts prompts.txt --format obj --target-faces 5000 --output meshes
+  prd generate --prompts prompts.txt --format obj --target-faces 5000 --texture-size 2048 --normal-map --output meshes
+  prd generate "a red cone" --output cone.stl --scale 0.08 --smooth                    # 8 cm, to be printed
   prd generate "a green torus" --weights runs/my_run --output torus.ply --overwrite
   prd generate "a delicious hamburger" --weights triplaneturbo --output burger.glb
 
 A mesh depends on its prompt, its seed and the weights alone. Beside NAME.glb there is NAME.json with prompt, seed, weights,
-versions and counts. GLB and OBJ are y up, PLY and STL z up; STL has no colours."""
+versions and the health of the mesh. GLB and OBJ have a texture, are y up, face +z and are in metres; PLY has colours at its
+vertices; PLY and STL are z up and face +x; STL has no colours, is in millimetres and must be watertight."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +61,8 @@ class Task:
     Attributes:
         prompt, seed: what to make.
         mesh, sidecar: paths.
-        turntable: path of the PNG sheet, None if none is wanted.
+        turntable: path of the pictures, None if none are wanted.
+        companions: further files of the mesh, such as an OBJ's texture.
     """
 
     prompt: str
@@ -52,11 +70,12 @@ class Task:
     mesh: Path
     sidecar: Path
     turntable: Path | None
+    companions: tuple[Path, ...] = ()
 
     @property
     def outputs(self) -> list[Path]:
         """All files of the task."""
-        return [path for path in (self.mesh, self.sidecar, self.turntable) if path is not None]
+        return [path for path in (self.mesh, self.sidecar, self.turntable, *self.companions) if path is not None]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -80,13 +99,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--output", default="meshes", metavar="PATH", help="a file for one mesh, or a folder (default: meshes)")
     output.add_argument("--format", metavar="FORMAT", help=f"{', '.join(FORMATS)} (default: the suffix of --output, or glb)")
     output.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    output.add_argument("--turntable", action="store_true", help="a PNG sheet of views beside each mesh")
+    output.add_argument(
+        "--turntable", nargs="?", const=TURNTABLES[0], metavar="KIND",
+        help="pictures from all around beside each mesh: a sheet (png, the default), or a turn in motion (gif, mp4)",
+    )
+    add_placement_arguments(output)
     quality = parser.add_argument_group("quality")
     quality.add_argument("--resolution", type=int, default=128, metavar="N", help="cells of the grid along an axis (default 128)")
-    quality.add_argument("--target-faces", type=int, metavar="N", help="simplify to about so many faces")
     quality.add_argument("--steps", type=int, metavar="K", help="denoising steps (default: what the generator was trained for)")
     quality.add_argument("--batch-size", type=int, default=4, metavar="B", help="prompts denoised together (default 4)")
     quality.add_argument("--device", metavar="NAME", help="cpu, cuda, mps, ... (default: the GPU if there is one)")
+    add_mesh_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -94,25 +117,30 @@ def run(arguments: argparse.Namespace) -> int:
     prompts = _read_prompts(arguments)
     seeds = arguments.seeds or [arguments.seed or 0]
     check_seeds(seeds)
+    if arguments.turntable is not None:
+        check_turntable(arguments.turntable)
+    placement = placement_of(arguments)
     find_generator(arguments.weights)
     tasks = plan_tasks(prompts, seeds, arguments.output, arguments.format, arguments.turntable)
+    options = mesh_options(arguments, format_of(tasks[0].mesh) in TEXTURED_FORMATS)
+    tasks = [replace(task, companions=tuple(mesh_files(task.mesh, options.texture, options.normal_map)[1:])) for task in tasks]
     for path in (path for task in tasks for path in task.outputs):
         check_output(path, arguments.overwrite)
     pipeline = TextToMeshPipeline.from_pretrained(arguments.weights, arguments.device, arguments.base)
-    settings = MeshSettings(arguments.steps, arguments.resolution, arguments.target_faces)
-    results = pipeline.stream([task.prompt for task in tasks], [task.seed for task in tasks], settings, arguments.batch_size)
-    failed = []
-    for task, result in zip(tasks, results):
-        if result.mesh is None:
-            failed.append(result)
-            continue
-        _write(task, result.mesh, _describe(result, pipeline, settings, task), arguments.overwrite)
-        print(task.mesh, flush=True)
-    if failed:
-        print(f"prd generate: {len(failed)} of {len(tasks)} failed:", file=sys.stderr)
-        for result in failed:
-            print(f"  {result.prompt!r} (seed {result.seed}): {result.error}", file=sys.stderr)
-    return SOME_FAILED if failed else 0
+    writer = _Writer(pipeline, options, placement, arguments.steps or pipeline.architecture.steps, arguments.overwrite)
+    given = [task.prompt for task in tasks], [task.seed for task in tasks]
+    results = pipeline.stream(*given, options, arguments.batch_size, arguments.steps)
+    return _report(len(tasks), [(task, error) for task, result in zip(tasks, results) if (error := writer.write(task, result))])
+
+
+def _report(count: int, failed: list[tuple[Task, PRDError]]) -> int:
+    """Lists what failed; returns the exit status."""
+    if not failed:
+        return 0
+    print(f"prd generate: {len(failed)} of {count} failed:", file=sys.stderr)
+    for task, error in failed:
+        print(f"  {task.prompt!r} (seed {task.seed}): {error}", file=sys.stderr)
+    return SOME_FAILED
 
 
 def _read_prompts(arguments: argparse.Namespace) -> list[str]:
@@ -128,7 +156,7 @@ def _read_prompts(arguments: argparse.Namespace) -> list[str]:
 
 
 def plan_tasks(
-    prompts: Sequence[str], seeds: Sequence[int], output: str | Path, mesh_format: str | None, turntable: bool
+    prompts: Sequence[str], seeds: Sequence[int], output: str | Path, mesh_format: str | None, turntable: str | None = None
 ) -> list[Task]:
     """One task for each different pair of prompt and seed.
 
@@ -136,7 +164,7 @@ def plan_tasks(
         prompts, seeds: every prompt is made with every seed.
         output: a file if there is one mesh and the name has a suffix, else a folder.
         mesh_format: one of ``FORMATS``; None takes the suffix of ``output``, or glb.
-        turntable: whether sheets are wanted.
+        turntable: one of ``TURNTABLES``, None for no pictures.
 
     Raises:
         ConfigurationError: unknown format, a suffix that contradicts it, or one file for several meshes.
@@ -158,36 +186,61 @@ def plan_tasks(
     return [_task(prompt, seed, output / f"{file_stem(prompt, seed)}.{suffix}", turntable) for prompt, seed in pairs]
 
 
-def _task(prompt: str, seed: int, path: Path, turntable: bool) -> Task:
-    return Task(prompt, seed, path, path.with_suffix(".json"), path.with_suffix(".png") if turntable else None)
+def _task(prompt: str, seed: int, path: Path, turntable: str | None) -> Task:
+    return Task(prompt, seed, path, path.with_suffix(".json"), path.with_suffix(f".{turntable}") if turntable else None)
 
 
-def _describe(result: GeneratedMesh, pipeline: TextToMeshPipeline, settings: MeshSettings, task: Task) -> dict[str, Any]:
-    """What the file beside the mesh says."""
-    mesh = result.mesh
-    return {
-        "prompt": result.prompt,
-        "seed": result.seed,
-        "mesh": task.mesh.name,
-        "seconds": round(result.seconds, 3),
-        "vertices": len(mesh.vertices),
-        "faces": len(mesh.faces),
-        "target_faces": settings.target_faces,
-        "watertight": bool(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).is_watertight),
-        "steps": settings.steps or pipeline.architecture.steps,
-        "resolution": settings.resolution,
-        "weights": str(pipeline.weights_path),
-        "weights_sha256": pipeline.weights_hash,
-        "base": pipeline.architecture.base,
-        "device": str(pipeline.device),
-        "versions": {"prd_lightning": __version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
+@dataclass(frozen=True)
+class _Writer:
+    """Writes meshes, and beside each one what is known of it."""
 
+    pipeline: TextToMeshPipeline
+    options: MeshOptions
+    placement: Placement
+    steps: int
+    overwrite: bool
 
-def _write(task: Task, mesh: Mesh, description: dict[str, Any], overwrite: bool) -> None:
-    kept = {key: description[key] for key in ("prompt", "seed", "weights_sha256", "versions")}
-    save_mesh(mesh, task.mesh, overwrite, kept)
-    if task.turntable is not None:
-        turntable_sheet([mesh], [f"{task.prompt} (seed {task.seed})"], task.turntable, overwrite=overwrite)
-    with atomic_write(task.sidecar, overwrite) as temporary:
-        temporary.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    def write(self, task: Task, result: GeneratedMesh) -> PRDError | None:
+        """Writes the files of a task; returns why its prompt failed, if it did. What would hit every prompt is raised."""
+        if result.mesh is None:
+            return result.error
+        description = self.describe(task, result)
+        kept = {key: description[key] for key in ("prompt", "seed", "weights_sha256", "versions")}
+        try:
+            save_mesh(result.mesh, task.mesh, self.overwrite, kept, self.placement)
+        except NotWatertightError as error:
+            return error
+        if task.turntable is not None:
+            save_turntable(result.mesh, f"{task.prompt} (seed {task.seed})", task.turntable, self.overwrite)
+        with atomic_write(task.sidecar, self.overwrite) as temporary:
+            temporary.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(task.mesh, flush=True)
+        return None
+
+    def describe(self, task: Task, result: GeneratedMesh) -> dict[str, Any]:
+        """What the file beside the mesh says."""
+        mesh, kind, pipeline = result.mesh, format_of(task.mesh), self.pipeline
+        health = mesh_health(place_mesh(mesh, kind, self.placement), UNITS[kind][0])
+        up, front = self.placement.axes(kind)
+        return {
+            "prompt": result.prompt,
+            "seed": result.seed,
+            "mesh": task.mesh.name,
+            "files": [path.name for path in (task.mesh, *task.companions) if mesh.texture or path == task.mesh],
+            "seconds": round(result.seconds, 3),
+            "vertices": len(mesh.vertices),
+            "faces": len(mesh.faces),
+            "target_faces": self.options.faces_wished,
+            "watertight": health.watertight,
+            "up": up,
+            "front": front,
+            "steps": self.steps,
+            "resolution": self.options.resolution,
+            **result.report.to_dict(),
+            "health": health.to_dict(),
+            "weights": str(pipeline.weights_path),
+            "weights_sha256": pipeline.weights_hash,
+            "base": pipeline.architecture.base,
+            "device": str(pipeline.device),
+            "versions": {"prd_lightning": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        }

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from prd_lightning.diffusion import unroll_timesteps
 from prd_lightning.errors import ConfigurationError, EmptyMeshError, MissingWeightsError, NonFiniteError, PRDError
 from prd_lightning.field import PreparedPlanes
 from prd_lightning.formats.published import PUBLISHED, find_published, read_generator
-from prd_lightning.mesh import Mesh, check_resolution, check_target_faces, clean_mesh, extract_mesh
+from prd_lightning.mesh import MakingReport, Mesh, MeshOptions, make_mesh
 from prd_lightning.sampling import check_prompts, check_seeds, sample_planes
 from prd_lightning.tinyworld import weights_root
 from prd_lightning.weights import SHIPPED_PREFIX
@@ -32,32 +32,6 @@ PLACES = (".", "last", "checkpoints/last")
 
 
 @dataclass(frozen=True)
-class MeshSettings:
-    """How meshes are made from prompts.
-
-    Attributes:
-        steps: DDIM steps; None for as many as the generator was trained for.
-        resolution: cells of the iso-surface grid along each axis.
-        target_faces: largest number of faces wished for; None leaves the surface as it is.
-        smallest_component: loose parts with fewer faces than this share of the largest part are dropped.
-    """
-
-    steps: int | None = None
-    resolution: int = 128
-    target_faces: int | None = None
-    smallest_component: float = 0.02
-
-    def check(self, num_timesteps: int) -> None:
-        """Raises ConfigurationError if a number is out of range."""
-        if self.steps is not None:
-            unroll_timesteps(self.steps, num_timesteps)
-        check_resolution(self.resolution)
-        check_target_faces(self.target_faces)
-        if not 0 <= self.smallest_component <= 1:
-            raise ConfigurationError(f"smallest_component is a share between 0 and 1, got {self.smallest_component}")
-
-
-@dataclass(frozen=True)
 class GeneratedMesh:
     """What became of one prompt.
 
@@ -65,7 +39,8 @@ class GeneratedMesh:
         prompt, seed: what was asked for.
         mesh: None if the prompt failed.
         error: why it failed, None if it did not.
-        seconds: its share of the batch's denoising plus its own extraction and clean-up.
+        seconds: its share of the batch's denoising plus its own extraction, clean-up and texture.
+        report: what was mended, how many faces were reached, what became of the texture; None if the prompt failed.
     """
 
     prompt: str
@@ -73,6 +48,7 @@ class GeneratedMesh:
     mesh: Mesh | None
     error: PRDError | None
     seconds: float
+    report: MakingReport | None = None
 
 
 @dataclass(frozen=True)
@@ -172,10 +148,10 @@ class TextToMeshPipeline:
         seeds: Sequence[int] | None = None,
         seed: int = 0,
         steps: int | None = None,
-        resolution: int = 128,
+        resolution: int | None = None,
         batch_size: int = 4,
         target_faces: int | None = None,
-        smallest_component: float = 0.02,
+        options: MeshOptions | None = None,
     ) -> TextToMeshOutput:
         """Meshes of the prompts. A prompt that fails has no mesh but an error; the others are not touched by it.
 
@@ -184,57 +160,59 @@ class TextToMeshPipeline:
             seeds: one for each prompt; a mesh depends on its prompt and seed, not on its company.
             seed: of all prompts, where ``seeds`` is not given.
             steps: DDIM steps; None for as many as the generator was trained for.
-            resolution: cells of the iso-surface grid along each axis.
+            resolution: cells of the iso-surface grid along each axis; short for the same of ``options``.
             batch_size: prompts that are denoised together.
-            target_faces: largest number of faces wished for.
-            smallest_component: see ``MeshSettings``.
+            target_faces: largest number of faces wished for; short for the same of ``options``.
+            options: how meshes are made: clean-up, texture, ...; the default is a surface with colours at its vertices.
 
         Raises:
             PromptError: a prompt is blank.
             ConfigurationError: a number is out of range. Both are found before any work is done.
         """
-        settings = MeshSettings(steps, resolution, target_faces, smallest_component)
+        short = {"resolution": resolution, "target_faces": target_faces}
+        options = replace(options or MeshOptions(), **{name: value for name, value in short.items() if value is not None})
         chosen = [prompts] if isinstance(prompts, str) else list(prompts)
         chosen_seeds = [seed] * len(chosen) if seeds is None else list(seeds)
-        return TextToMeshOutput(list(self.stream(chosen, chosen_seeds, settings, batch_size)))
+        return TextToMeshOutput(list(self.stream(chosen, chosen_seeds, options, batch_size, steps)))
 
     def stream(
-        self, prompts: Sequence[str], seeds: Sequence[int], settings: MeshSettings | None = None, batch_size: int = 4
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        options: MeshOptions | None = None,
+        batch_size: int = 4,
+        steps: int | None = None,
     ) -> Iterator[GeneratedMesh]:
         """As ``__call__``, one mesh at a time, so that any number of prompts fits in memory. Arguments are checked at once."""
-        settings = settings or MeshSettings()
         check_prompts(prompts)
         check_seeds(seeds)
         if len(seeds) != len(prompts):
             raise ConfigurationError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
         if batch_size < 1:
             raise ConfigurationError(f"batch_size must be at least 1, got {batch_size}")
-        settings.check(self.parts.noise_schedule.num_timesteps)
-        return self._stream(prompts, seeds, settings, batch_size)
+        steps = self.architecture.steps if steps is None else steps
+        unroll_timesteps(steps, self.parts.noise_schedule.num_timesteps)
+        return self._stream(prompts, seeds, options or MeshOptions(), batch_size, steps)
 
     def _stream(
-        self, prompts: Sequence[str], seeds: Sequence[int], settings: MeshSettings, batch_size: int
+        self, prompts: Sequence[str], seeds: Sequence[int], options: MeshOptions, batch_size: int, steps: int
     ) -> Iterator[GeneratedMesh]:
         for start in range(0, len(prompts), batch_size):
             window = slice(start, start + batch_size)
             begun = time.perf_counter()
-            planes = sample_planes(self.parts, prompts[window], seeds[window], settings.steps or self.architecture.steps)
+            planes = sample_planes(self.parts, prompts[window], seeds[window], steps)
             share = (time.perf_counter() - begun) / planes.batch
             for index, (prompt, seed) in enumerate(zip(prompts[window], seeds[window])):
-                yield self._mesh(prompt, seed, planes.item(index), settings, share)
+                yield self._mesh(prompt, seed, planes.item(index), options, share)
 
-    def _mesh(self, prompt: str, seed: int, planes: PreparedPlanes, settings: MeshSettings, share: float) -> GeneratedMesh:
-        begun, mesh, failure = time.perf_counter(), None, None
+    def _mesh(self, prompt: str, seed: int, planes: PreparedPlanes, options: MeshOptions, share: float) -> GeneratedMesh:
+        begun, mesh, report, failure = time.perf_counter(), None, None, None
         try:
-            mesh = extract_mesh(self.parts.field, planes, settings.resolution)
-            mesh, report = clean_mesh(mesh, settings.target_faces, settings.smallest_component)
+            mesh, report = make_mesh(self.parts.field, planes, options)
         except (EmptyMeshError, NonFiniteError) as error:
-            mesh, failure = None, error
+            failure = error
             logger.warning("no mesh of %r (seed %d): %s", prompt, seed, error)
-        else:
-            if settings.target_faces is not None and report.faces_after > settings.target_faces:
-                logger.warning("%r (seed %d) has %d faces, not %d", prompt, seed, report.faces_after, settings.target_faces)
-        return GeneratedMesh(prompt, seed, mesh, failure, share + time.perf_counter() - begun)
+        return GeneratedMesh(prompt, seed, mesh, failure, share + time.perf_counter() - begun, report)
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:

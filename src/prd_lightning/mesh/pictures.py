@@ -12,8 +12,9 @@ from torch import Tensor
 from prd_lightning.cameras import Cameras, turntable_cameras
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.files import atomic_write
-from prd_lightning.mesh.mesh import Mesh
-from prd_lightning.rendering import RenderedMaps, make_rasterizer, normal_to_camera, resize_map
+from prd_lightning.mesh.mesh import Mesh, Texture
+from prd_lightning.mesh.tangents import tangent_frames
+from prd_lightning.rendering import Rasterizer, RenderedMaps, make_rasterizer, normal_to_camera, resize_map
 
 SMALLEST_CELL = 128
 SUPERSAMPLING = 3
@@ -45,7 +46,7 @@ def turntable_sheet(
     """Writes one PNG with objects seen from all around, beginning at the front.
 
     Args:
-        objects: meshes, which are drawn with their vertex colours, or maps that a renderer made of a field.
+        objects: meshes, which are drawn with their texture or vertex colours, or maps that a renderer made of a field.
         captions: one for each object.
         path: of the PNG.
         views: of a mesh.
@@ -61,18 +62,42 @@ def turntable_sheet(
 
 
 @torch.no_grad()
-def mesh_views(mesh: Mesh, cameras: Cameras, size: int) -> tuple[Pictures, Pictures]:
-    """Colours on white, without light, and camera normals of a mesh, both [V, size, size, 3] in [0, 1]."""
-    rasterizer = make_rasterizer("auto", cameras.camera_to_world.device)
-    vertices, faces, colors, normals = (torch.from_numpy(part) for part in (mesh.vertices, mesh.faces, mesh.colors, mesh.normals))
+def mesh_views(
+    mesh: Mesh, cameras: Cameras, size: int, rasterizer: Rasterizer | None = None
+) -> tuple[Pictures, Pictures]:
+    """Colours on white, without light, and camera normals of a mesh, both [V, size, size, 3] in [0, 1].
+
+    A mesh with a texture shows it, and its normal map where it has one.
+    """
+    rasterizer = rasterizer or make_rasterizer("auto", cameras.camera_to_world.device)
+    vertices, faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)
     clip = torch.einsum("vij,nj->vni", cameras.model_view_projection(), functional.pad(vertices, (0, 1), value=1.0))
     fine = size * SUPERSAMPLING
     raster = rasterizer.rasterize(clip, faces, (fine, fine))
     covered = (raster[..., 3:] > 0).to(vertices)
-    surface = rasterizer.interpolate(torch.cat([colors, normals], dim=-1)[None], raster, faces)
-    rgb = torch.where(covered > 0, surface[..., :3], torch.ones(3))
-    normal = normal_to_camera(functional.normalize(surface[..., 3:], dim=-1), covered, cameras)
+    if mesh.texture is None:
+        attributes = torch.cat([torch.from_numpy(mesh.colors), torch.from_numpy(mesh.normals)], dim=-1)
+        rgb, normal = rasterizer.interpolate(attributes[None], raster, faces).split(3, dim=-1)
+    else:
+        rgb, normal = _textured(mesh, mesh.texture, rasterizer, raster)
+    rgb = torch.where(covered > 0, rgb, torch.ones(3))
+    normal = normal_to_camera(functional.normalize(normal, dim=-1), covered, cameras)
     return resize_map(rgb, size), resize_map(normal, size)
+
+
+def _textured(mesh: Mesh, texture: Texture, rasterizer: Rasterizer, raster: Tensor) -> tuple[Tensor, Tensor]:
+    """Colours and world normals from the pictures, [V, H, W, 3] each."""
+    normals = torch.from_numpy(mesh.normals)[texture.vertex]
+    columns = [torch.from_numpy(texture.coordinates), normals]
+    columns += [] if texture.tangents is None else [torch.from_numpy(texture.tangents)]
+    surface = rasterizer.interpolate(torch.cat(columns, dim=-1)[None], raster, torch.from_numpy(texture.faces))
+    coordinates, normal = surface[..., :2].contiguous(), surface[..., 2:5]
+    rgb = rasterizer.texture(torch.from_numpy(texture.color)[None].float() / 255, coordinates)
+    if texture.normal is None or texture.tangents is None:
+        return rgb, normal
+    local = rasterizer.texture(torch.from_numpy(texture.normal)[None].float() / 255, coordinates) * 2 - 1
+    frames = tangent_frames(normal.reshape(-1, 3), surface[..., 5:].reshape(-1, 4))
+    return rgb, (frames @ local.reshape(-1, 3, 1)).view_as(local)
 
 
 def picture_sheet(

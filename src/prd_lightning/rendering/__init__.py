@@ -3,12 +3,13 @@
 from prd_lightning.rendering.background import LearnedBackground, WhiteBackground
 from prd_lightning.rendering.maps import RenderedMaps, normal_to_camera, resize_map
 from prd_lightning.rendering.mesh import MeshRenderer, vertex_normals
-from prd_lightning.rendering.rasterizers import make_rasterizer
+from prd_lightning.rendering.rasterizers import Rasterizer, make_rasterizer
 from prd_lightning.rendering.volume import VolumeRenderer
 
 __all__ = [
     "LearnedBackground",
     "MeshRenderer",
+    "Rasterizer",
     "RenderedMaps",
     "VolumeRenderer",
     "WhiteBackground",
