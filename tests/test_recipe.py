@@ -22,6 +22,10 @@ from prd_lightning.teachers.conversion import MVDREAM_UNET, NORMAL_DEPTH_UNET
 TABLE = Path(__file__).resolve().parents[1] / "docs" / "recipe.md"
 TEACHERS = ("stable_diffusion", "mvdream", "richdreamer_nd")
 FALLING = [0, 1.0, 0.0, 20000]
+BAD_WORDS = (
+    "ugly, bad anatomy, blurry, pixelated obscure, unnatural colors, poor lighting, dull, and unclear, cropped, lowres, "
+    "low quality, artifacts, duplicate, morbid, mutilated, poorly drawn face, deformed, dehydrated, bad proportions"
+)
 EXPECTED = {
     # Design section 1: the unroll.
     "module.unroll_steps": 4, "module.num_train_substeps": None,
@@ -33,6 +37,8 @@ EXPECTED = {
     "renderer.volume.proposal_samples": 64, "renderer.volume.fine_samples": 128, "renderer.volume.near": 0.1,
     "renderer.volume.far": 4.0, "renderer.volume.inverse_standard_deviation": math.exp(4.605),
     "renderer.volume.bounding_radius": None, "renderer.volume.color_samples": None,
+    "renderer.volume.color_gradient_scale": [0, 1.0, 0.01, 20000], "renderer.volume.surface_model": "neus",
+    "renderer.volume.cosine_annealing": 1.0,
     "renderer.mesh.resolution": 128, "renderer.mesh.image_size": 512, "renderer.mesh.sdf_gradient_scale": 0.001,
     "renderer.mesh.depth": "clip", "renderer.mesh.background_focal_size": 128,
     # Section 5: cameras.
@@ -48,7 +54,8 @@ EXPECTED = {
     "teacher.richdreamer_nd.guidance_scale": 20.0, "teacher.richdreamer_nd.map_size": 32, "teacher.richdreamer_nd.views": 4,
     "teacher.richdreamer_nd.shift_ratio": 0.1, "teacher.richdreamer_nd.weight": 1.0, "teacher.richdreamer_nd.text_width": 768,
     "teacher.*.t_min": [0, 0.5, 0.02, 20000], "teacher.*.t_max": 0.98, "teacher.*.weighting": "dmd", "teacher.*.student": "asd",
-    "teacher.*.renderers": ["volume", "mesh"], "teacher.*.negative_prompt": "", "teacher.*.precision": "bfloat16",
+    "teacher.*.shift_curve": "linear", "teacher.*.shift_limit": "before_draw",
+    "teacher.*.renderers": ["volume", "mesh"], "teacher.*.negative_prompt": BAD_WORDS, "teacher.*.precision": "bfloat16",
     "module.eikonal_weight": FALLING, "module.sparsity_weight": FALLING, "module.learning_rate_factor": 1.0,
     "optimizer._target_": "pytorch_optimizer.Adan", "optimizer.lr": 2e-4, "optimizer.betas": [0.98, 0.92, 0.99],
     "optimizer.eps": 1e-15, "optimizer.weight_decay": 0.0, "data.batch_size": 2,

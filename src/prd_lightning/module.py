@@ -28,7 +28,7 @@ from prd_lightning.diffusion import sample_unroll_timesteps, unroll_timesteps
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.field import PreparedPlanes
 from prd_lightning.generator import copy_state
-from prd_lightning.losses import Schedule, eikonal, scheduled, sparsity
+from prd_lightning.losses import Schedule, TrainingStep, eikonal, scheduled, sparsity
 from prd_lightning.rendering import LearnedBackground, RenderedMaps
 from prd_lightning.sampling import sample_planes
 from prd_lightning.teachers import Teacher, TeacherResult
@@ -109,6 +109,11 @@ class PRDModule(lightning.LightningModule):
                 "one unroll step is one micro-batch, so they must be equal"
             )
 
+    @property
+    def now(self) -> TrainingStep:
+        """Optimizer steps and epochs done."""
+        return TrainingStep(self.global_step, self.current_epoch)
+
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """One unroll step: the loss of ``batch.unroll_step``; Lightning weighs it by 1 / K.
 
@@ -121,8 +126,8 @@ class PRDModule(lightning.LightningModule):
         loss = next(iter(maps.values())).rgb.new_zeros(())
         for name, teacher in self.teachers.items():
             scored = {key: value for key, value in maps.items() if key in teacher.renderers}
-            result = teacher.map_gradients(scored, teacher_prompts, batch.cameras, self.global_step, generator=draw)
-            weight = scheduled(teacher.weight, self.global_step)
+            result = teacher.map_gradients(scored, teacher_prompts, batch.cameras, self.now, generator=draw)
+            weight = scheduled(teacher.weight, self.now)
             loss = loss + weight * surrogate_loss(scored, result)
             self._log_teacher(name, result)
         loss = loss + self._regularization(maps)
@@ -158,8 +163,8 @@ class PRDModule(lightning.LightningModule):
         self._latents = None if batch.unroll_step == self.unroll_steps - 1 else clean.detach()
         self._next_unroll_step = batch.unroll_step + 1
         prepared = self.field.prepare(self.generator.decode(clean))
-        background = partial(self.background, pooled=text.pooled)
-        return {name: render(self.field, prepared, batch.cameras, background) for name, render in self.renderers.items()}
+        given = (self.field, prepared, batch.cameras, partial(self.background, pooled=text.pooled), self.now)
+        return {name: render(*given) for name, render in self.renderers.items()}
 
     def _regularization(self, maps: Mapping[str, RenderedMaps]) -> Tensor | float:
         volume = maps.get("volume")
@@ -171,7 +176,7 @@ class PRDModule(lightning.LightningModule):
         total = 0.0
         for name, (weight, value) in losses.items():
             self.log(f"train/{name}", value.detach(), on_step=True, on_epoch=False)
-            total = total + scheduled(weight, self.global_step) * value
+            total = total + scheduled(weight, self.now) * value
         return total
 
     def _log_teacher(self, name: str, result: TeacherResult) -> None:
@@ -196,7 +201,10 @@ class PRDModule(lightning.LightningModule):
     def configure_optimizers(self) -> dict[str, object]:
         """The optimizer over the trainable parameters, with the scheduled learning rate."""
         optimizer = self.make_optimizer(self.trainable_parameters())
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(scheduled, self.learning_rate_factor))
+        # A plain function: of other callables the scheduler would store attributes in every checkpoint.
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: scheduled(self.learning_rate_factor, TrainingStep(step, self.current_epoch))
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # --------------------------------------------------------------------------------------------- trainable part

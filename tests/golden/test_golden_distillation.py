@@ -5,10 +5,19 @@ from typing import get_args
 import pytest
 import torch
 
-from prd_lightning.losses import Weighting, distillation_gradient, scheduled, shifted_time
+from prd_lightning.losses import LaterEstimate, TimeShift, TrainingStep, Weighting, distillation_gradient, scheduled
 from prd_lightning.teachers import DiffusionTeacher, MVDreamTeacher, NormalDepthTeacher, StableDiffusionTeacher
 
 TEACHERS = {"mv": MVDreamTeacher, "rd": NormalDepthTeacher, "sd": StableDiffusionTeacher}
+
+# What the original's names are called here.
+WEIGHTINGS = {"dmd+1": "dmd_later", "dmd_mv+1": "dmd_mv_later"}
+SHIFTS = {
+    "v1": {"curve": "linear", "limit": "before_draw"},
+    "v2": {"curve": "linear", "limit": "after_draw"},
+    "v3": {"curve": "proportional", "limit": "before_draw"},
+    "v4": {"curve": "proportional", "limit": "after_draw"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -16,11 +25,14 @@ def recorded(golden):
     return golden("asd_loss_tiny")
 
 
-def cases(recorded):
-    """Recorded cases of the weightings that the library has (the original has experimental ones besides)."""
-    chosen = [case for case in recorded.settings["cases"] if case.split("/")[1] in get_args(Weighting)]
-    assert {case.split("/")[1] for case in chosen} == set(get_args(Weighting)) and any("/dual" in case for case in chosen)
-    return chosen
+def ours(weighting):
+    return WEIGHTINGS.get(weighting, weighting)
+
+
+def test_every_recorded_weighting_is_known(recorded):
+    """And the other way round: every weighting of the library is recorded, and with two renderers too."""
+    recorded_names = {ours(case.split("/")[1]) for case in recorded.settings["cases"]}
+    assert recorded_names == set(get_args(Weighting)) and any("/dual" in case for case in recorded.settings["cases"])
 
 
 def share_of(recorded, family):
@@ -31,7 +43,7 @@ def share_of(recorded, family):
 
 
 def test_gradients_and_losses(recorded, close):
-    for case in cases(recorded):
+    for case in recorded.settings["cases"]:
         family, weighting, *dual = case.split("/")
         ends = ("", "_2nd") if dual else ("",)
 
@@ -41,10 +53,12 @@ def test_gradients_and_losses(recorded, close):
         scale = recorded.settings["cases"][case]["guidance_scale"]
         unconditional = both("eps_uncond")
         guided = unconditional + scale * (both("eps_text") - unconditional)
-        level = recorded.inputs["alphas_cumprod"][recorded.inputs[f"{case}/t"]]
+        student = both("eps_text_plus")
+        level, later = (recorded.inputs["alphas_cumprod"][recorded.inputs[f"{case}/{name}"]] for name in ("t", "t_plus"))
+        at_later = LaterEstimate(unconditional + scale * (student - unconditional), later)
         views = 1 if family == "sd" else recorded.settings["n_view"]
         gradient = distillation_gradient(
-            both("latents"), guided, both("eps_text_plus"), level, weighting, views, recorded.settings["eps"]
+            both("latents"), guided, student, level, ours(weighting), views, recorded.settings["eps"], at_later
         )
         close(gradient, recorded.outputs[f"{case}/grad"], 1e-5, case)
         share = share_of(recorded, family)
@@ -58,16 +72,23 @@ def test_gradients_and_losses(recorded, close):
             close(part * share, recorded.outputs[f"{case}/dloss_dlatents{end}"], 1e-5, f"{case}{end}")
 
 
+def shift_of(kind, schedule, ratio):
+    """The library's shift for the original's ``t_plus_type`` and ``plus_schedule`` (``linear``, ``sqrt`` or ``sqrt_OFFSET``)."""
+    named, _, offset = schedule.partition("_")
+    if named == "sqrt":
+        return TimeShift(ratio, **(SHIFTS[kind] | {"curve": "root", "offset": float(offset or 0)}))
+    assert schedule == "linear"
+    return TimeShift(ratio, **SHIFTS[kind])
+
+
 def test_time_shift(recorded):
-    """The original knows further shifts; the method's is its first, linear one, recorded at its far end (u = 1)."""
-    chosen = [
-        entry for entry in recorded.settings["t_plus"] if (entry["t_plus_type"], entry["schedule"]) == ("v1", "linear")
-    ]
-    assert len({entry["ratio"] for entry in chosen}) > 1
-    total = len(recorded.inputs["alphas_cumprod"])
-    for entry in chosen:
-        later = shifted_time(torch.tensor(entry["t"]), entry["min_step"], entry["ratio"], 1.0, total)
-        assert later.tolist() == entry["t_plus"], entry
+    """Every type and schedule, at its far end (u = 1)."""
+    total, seen = len(recorded.inputs["alphas_cumprod"]), set()
+    for entry in recorded.settings["t_plus"]:
+        shift = shift_of(entry["t_plus_type"], entry["schedule"], entry["ratio"])
+        assert shift(torch.tensor(entry["t"]), entry["min_step"], 1.0, total).tolist() == entry["t_plus"], entry
+        seen.add((shift.curve, shift.limit, shift.ratio > 0))
+    assert len(seen) > 4
 
 
 def test_random_time_shift(recorded):
@@ -76,23 +97,25 @@ def test_random_time_shift(recorded):
     seed = int(name.removeprefix("t_plus_random_seed"))
     share = torch.rand(len(times), generator=torch.Generator().manual_seed(seed))
     total = len(recorded.inputs["alphas_cumprod"])
-    assert shifted_time(times, entry["min_step"], entry["ratio"], share, total).tolist() == entry["t_plus"]
+    assert TimeShift(entry["ratio"])(times, entry["min_step"], share, total).tolist() == entry["t_plus"]
+
+
+def schedule_of(form, value):
+    """The library's schedule: the original counts epochs where the last number is no integer, and interpolates by name."""
+    if isinstance(value, list) and (isinstance(value[-1], float) or form.endswith("_exp")):
+        unit = "epoch" if isinstance(value[-1], float) else "step"
+        return {"points": value, "curve": "geometric" if form.endswith("_exp") else "linear", "unit": unit}
+    return value
 
 
 def test_schedules(recorded):
-    """Numbers and ``[start_step, start, end, end_step]``, linear and counted in steps.
-
-    The original also has curves of several pieces, geometric ones, and ends in epochs (given as a float).
-    """
-    checked = set()
+    """Numbers, lists of every length, epochs, and geometric curves."""
     for entry in recorded.settings["C"]:
-        value = entry["value"]
-        other_length = isinstance(value, list) and len(value) != 4
-        if other_length or entry["form"].endswith("_exp") or (isinstance(value, list) and isinstance(value[3], float)):
-            continue
-        assert scheduled(value, entry["step"]) == pytest.approx(entry["result"], rel=1e-9, abs=1e-12), entry
-        checked.add(entry["form"])
-    assert len(checked) > 1, "numbers and lists of four"
+        schedule, now = schedule_of(entry["form"], entry["value"]), TrainingStep(entry["step"], entry["epoch"])
+        assert scheduled(schedule, now) == pytest.approx(entry["result"], rel=1e-9, abs=1e-12), entry
+        if entry.get("result_exp") is not None:
+            curved = {"points": entry["value"], "curve": "geometric"}
+            assert scheduled(curved, now) == pytest.approx(entry["result_exp"], rel=1e-9, abs=1e-12), entry
 
 
 def test_bounds_of_the_noise_level(recorded):

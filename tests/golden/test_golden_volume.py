@@ -7,8 +7,14 @@ from torch.nn import functional
 from prd_lightning.cameras import Cameras
 from prd_lightning.field import TriplaneField
 from prd_lightning.rendering import VolumeRenderer
-from prd_lightning.rendering.maps import disparity_from_depth, normal_to_camera
-from prd_lightning.rendering.neus import INVERSE_STANDARD_DEVIATION, neus_alpha, render_weights
+from prd_lightning.rendering.maps import WHITE_BACKGROUND, disparity_from_depth, normal_to_camera
+from prd_lightning.rendering.neus import (
+    INVERSE_STANDARD_DEVIATION,
+    depth_variance,
+    neus_alpha,
+    render_weights,
+    volsdf_alpha,
+)
 
 
 @pytest.fixture
@@ -34,7 +40,8 @@ def composite(recorded, sdf, normal, rgb):
     alpha = neus_alpha(sdf[..., 0], (normal * directions).sum(-1), ends - starts, recorded.settings["inv_std"])
     weights = render_weights(alpha)[..., None]
     opacity = weights.sum(1).view(shape)
-    depth = (weights[..., 0] * 0.5 * (starts + ends)).sum(1).view(shape)
+    middle = 0.5 * (starts + ends)
+    depth = (weights[..., 0] * middle).sum(1).view(shape)
     surface_normal = functional.normalize((weights * normal).sum(1), dim=-1).view(shape)
     foreground = (weights * rgb).sum(1).view(shape)
     cameras = cameras_of(recorded)
@@ -44,10 +51,13 @@ def composite(recorded, sdf, normal, rgb):
         "comp_rgb_fg": foreground,
         "comp_rgb": foreground + (1 - opacity) * given["background"],
         "opacity": opacity,
+        "comp_rgb_bg": given["background"],
         "depth": depth,
+        "z_variance": depth_variance(weights[..., 0], middle, depth.view(-1, 1)).view(shape),
         "disparity": disparity_from_depth(depth, opacity, cameras.distance),
         "comp_normal": surface_normal,
         "comp_normal_cam_vis": normal_to_camera(surface_normal, opacity, cameras),
+        "comp_normal_cam_vis_white": normal_to_camera(surface_normal, opacity, cameras, WHITE_BACKGROUND),
     }
 
 
@@ -59,6 +69,28 @@ def test_proposal_density(recorded, close):
     step = recorded.settings["render_step_size"]
     density = neus_alpha(recorded.inputs["sdf"][..., 0], -1.0, step, recorded.settings["inv_std"]) / step
     close(density, recorded.outputs["proposal_density"], 1e-5)
+
+
+def test_annealed_cosines_and_volsdf(recorded, close):
+    """The share of NeuS's own slope stands in the output's name; the original's VolSDF is density times length."""
+    given, prefix = recorded.inputs, "alpha_cos_anneal_"
+    sdf, lengths = given["sdf"][..., 0], given["t_ends"] - given["t_starts"]
+    cosine = (given["normal"] * given["rays_d"].reshape(-1, 1, 3)).sum(-1)
+    sharpness = recorded.settings["inv_std"]
+    annealed = {name: value for name, value in recorded.outputs.items() if name.startswith(prefix)}
+    assert annealed
+    for name, expected in annealed.items():
+        share = float(name.removeprefix(prefix))
+        close(neus_alpha(sdf, cosine, lengths, sharpness, share)[..., None], expected, 1e-5, name)
+    close(volsdf_alpha(sdf, lengths, sharpness, linear=True)[..., None], recorded.outputs["alpha_volsdf"], 1e-5)
+
+
+def test_nothing_that_was_recorded_is_left_out(recorded):
+    """Every output is compared in one of these tests."""
+    given = recorded.inputs
+    elsewhere = {"proposal_density", "alpha_volsdf", "grad_loss"}
+    elsewhere |= {name for name in recorded.outputs if name.startswith("alpha_cos_anneal_")}
+    assert set(recorded.outputs) - set(composite(recorded, given["sdf"], given["normal"], given["rgb"])) == elsewhere
 
 
 def test_maps_and_gradients(recorded, close):
@@ -108,7 +140,7 @@ def test_renderer_as_a_whole(recorded, close):
     prepared = TriplaneField.prepare(torch.zeros(1, 6, 1, 2, 2))
     maps = renderer(RecordedField(recorded, leaves), prepared, cameras, lambda directions: given["background"])
     names = {
-        "rgb": "comp_rgb", "opacity": "opacity", "depth": "depth", "disparity": "disparity",
+        "rgb": "comp_rgb", "opacity": "opacity", "depth": "depth", "disparity": "disparity", "depth_variance": "z_variance",
         "normal_world": "comp_normal", "normal_camera": "comp_normal_cam_vis",
     }  # fmt: skip
     for ours, theirs in names.items():

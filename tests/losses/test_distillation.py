@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from prd_lightning.errors import ConfigurationError
-from prd_lightning.losses import check_weighting, distillation_gradient, shifted_time
+from prd_lightning.losses import LaterEstimate, check_weighting, distillation_gradient
 
 SHAPE = (4, 2, 3, 3)
 
@@ -50,6 +50,21 @@ def test_dmd_weightings(given: tuple, weighting: str, offset: float):
         torch.testing.assert_close(actual[index], factor * (teacher[index] - student[index]))
 
 
+@pytest.mark.parametrize("weighting", ["dmd_later", "dmd_mv_later"])
+def test_dmd_weightings_that_normalise_at_the_later_time(given: tuple, weighting: str):
+    clean, teacher, student, levels = given
+    guided, later = torch.randn(SHAPE, dtype=torch.float64), torch.tensor([0.8, 0.8, 0.1, 0.1], dtype=torch.float64)
+    actual = distillation_gradient(clean, teacher, student, levels, weighting, views=2, later=LaterEstimate(guided, later))
+    distances = [distance_to_estimate(clean[i], guided[i], level) for i, level in enumerate(later.tolist())]
+    if weighting == "dmd_mv_later":
+        distances = [0.5 * (distances[i // 2 * 2] + distances[i // 2 * 2 + 1]) for i in range(4)]
+    for index, level in enumerate(levels.tolist()):
+        factor = ((1 - level) / level) ** 0.5 / (distances[index] + 0.1)
+        torch.testing.assert_close(actual[index], factor * (teacher[index] - student[index]))
+    with pytest.raises(ConfigurationError, match="later time"):
+        distillation_gradient(clean, teacher, student, levels, weighting)
+
+
 def test_dmd_is_the_difference_of_two_clean_estimates(given: tuple):
     clean, teacher, student, levels = given
     level = levels.view(-1, 1, 1, 1)
@@ -61,18 +76,6 @@ def test_dmd_is_the_difference_of_two_clean_estimates(given: tuple):
 def test_no_gradient_where_teacher_and_student_agree(given: tuple):
     clean, teacher, _, levels = given
     assert not distillation_gradient(clean, teacher, teacher, levels).any()
-
-
-def test_shifted_time_in_closed_form():
-    t = torch.tensor([100, 600, 990])
-    assert shifted_time(t, 100, 0.1, 1.0, 1000).tolist() == [100, 650, 999]
-    assert shifted_time(t, 100, 0.1, 0.0, 1000).tolist() == [100, 600, 990]
-    assert shifted_time(t, 100, 0.1, torch.tensor([1.0, 0.5, 0.5]), 1000).tolist() == [100, 625, 994]
-    assert shifted_time(t, 100, 0.0, 1.0, 1000).tolist() == t.tolist()
-
-
-def test_shifted_time_never_goes_back():
-    assert shifted_time(torch.tensor([50]), 100, 0.5, 1.0, 1000).tolist() == [50]
 
 
 def test_unknown_weighting_is_refused(given: tuple):

@@ -5,7 +5,7 @@ import math
 import torch
 
 from prd_lightning.cameras import orbit_cameras, turntable_cameras
-from prd_lightning.rendering.maps import NORMAL_BACKGROUND, disparity_from_depth, normal_to_camera, resize_map
+from prd_lightning.rendering.maps import NORMAL_BACKGROUND, WHITE_BACKGROUND, disparity_from_depth, normal_to_camera, resize_map
 
 
 def test_disparity_is_one_at_the_near_plane_and_zero_at_the_far_one():
@@ -54,6 +54,8 @@ def test_normals_fade_into_the_background():
     background = torch.tensor(NORMAL_BACKGROUND).expand_as(nothing)
     torch.testing.assert_close(nothing, background)
     torch.testing.assert_close(half, 0.5 * (full + background))
+    on_white = normal_to_camera(normal, torch.full((1, 2, 2, 1), 0.5), cameras, WHITE_BACKGROUND)
+    torch.testing.assert_close(on_white, 0.5 * (full + 1))
     torch.testing.assert_close((2 * full - 1).norm(dim=-1), torch.ones(1, 2, 2))
 
 

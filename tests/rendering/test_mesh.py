@@ -9,7 +9,7 @@ from prd_lightning.cameras import turntable_cameras
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.field import TriplaneField
 from prd_lightning.rendering import MeshRenderer, VolumeRenderer, WhiteBackground, vertex_normals
-from prd_lightning.rendering.mesh import scale_gradient
+from prd_lightning.rendering.maps import scale_gradient
 
 WHITE = WhiteBackground()
 MAPS = ("rgb", "opacity", "depth", "disparity", "normal_world", "normal_camera")

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from prd_lightning.rendering.neus import INVERSE_STANDARD_DEVIATION, neus_alpha, render_weights, resample
+from prd_lightning.rendering.neus import (
+    INVERSE_STANDARD_DEVIATION,
+    depth_variance,
+    neus_alpha,
+    render_weights,
+    resample,
+    volsdf_alpha,
+    volsdf_density,
+)
 
 
 def test_alpha_is_the_fall_of_the_sigmoid_over_a_section():
@@ -33,6 +41,36 @@ def test_a_plane_is_hit_where_it_stands():
         weights = render_weights(neus_alpha(2.0 - middle, -1.0, lengths)[None])[0]
         assert float(weights.sum()) == pytest.approx(1.0, abs=2e-3)
         assert float((weights * middle).sum()) == pytest.approx(2.0, abs=0.02)
+
+
+def test_annealed_slopes_lie_between_half_the_angle_and_neus():
+    sdf, cosine, lengths = torch.linspace(-0.03, 0.03, 7), torch.linspace(-1, 1, 7), 0.02
+    half_angle = neus_alpha(sdf, (cosine - 1) / 2, lengths)
+    torch.testing.assert_close(neus_alpha(sdf, cosine, lengths, annealing=0.0), half_angle)
+    torch.testing.assert_close(neus_alpha(sdf, cosine, lengths, annealing=1.0), neus_alpha(sdf, cosine, lengths))
+    slope = 0.3 * cosine.clamp_max(0) + 0.7 * (cosine - 1) / 2
+    torch.testing.assert_close(neus_alpha(sdf, cosine, lengths, annealing=0.3), neus_alpha(sdf, slope, lengths))
+
+
+def test_volsdf_density_is_the_laplace_distribution():
+    sdf = torch.linspace(-0.1, 0.1, 21, dtype=torch.float64)
+    for k in (10.0, 80.0):
+        laplace = torch.distributions.Laplace(torch.zeros((), dtype=torch.float64), 1 / k)
+        torch.testing.assert_close(volsdf_density(sdf, k), k * laplace.cdf(-sdf))
+    torch.testing.assert_close(volsdf_density(sdf, 1e4), volsdf_density(sdf, 80.0))
+
+
+def test_volsdf_alpha_is_the_absorption_of_a_section():
+    sdf = torch.tensor([-0.5, 0.0, 0.01, 0.5])
+    torch.testing.assert_close(volsdf_alpha(sdf, 0.1, 20.0), 1 - torch.exp(-0.1 * volsdf_density(sdf, 20.0)))
+    torch.testing.assert_close(volsdf_alpha(sdf, 0.1, 20.0, linear=True), 0.1 * volsdf_density(sdf, 20.0))
+    assert volsdf_alpha(sdf, 10.0, 20.0).max() <= 1 < volsdf_alpha(sdf, 10.0, 20.0, linear=True).max()
+
+
+def test_depth_variance_of_two_walls():
+    weights, middle = torch.tensor([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0]]), torch.tensor([[1.0, 2.0, 3.0]] * 2)
+    depth = (weights * middle).sum(-1, keepdim=True)
+    assert depth_variance(weights, middle, depth).tolist() == [[1.0], [0.0]]
 
 
 def test_weights_are_products_of_what_is_left():

@@ -87,6 +87,46 @@ def test_gradient_reaches_every_network_and_plane():
     assert all(torch.isfinite(parameter.grad).all() for parameter in field.sdf_network.parameters())
 
 
+def test_colour_gradient_follows_its_schedule():
+    """Texture planes get the scheduled factor; what a picture looks like, and the geometry's gradient, stay."""
+    gradients, pictures = [], []
+    field, planes = random_scene()
+    for scale, step in ((1.0, 0), ([0, 1.0, 0.2, 100], 50)):
+        renderer = VolumeRenderer(4, None, proposal_samples=8, fine_samples=8, stratified=False, color_gradient_scale=scale)
+        maps = renderer.double().train()(field, field.prepare(planes), double_cameras(1), WHITE, step)
+        gradients.append(torch.autograd.grad(maps.rgb.square().sum(), planes)[0])
+        pictures.append(maps.rgb.detach())
+    torch.testing.assert_close(pictures[0], pictures[1])
+    torch.testing.assert_close(gradients[1][:, 3:], 0.6 * gradients[0][:, 3:])
+    torch.testing.assert_close(gradients[1][:, :3], gradients[0][:, :3])
+    assert gradients[0][:, 3:].abs().max() > 1e-6
+
+
+def test_volsdf_shows_the_sphere():
+    """The surface is softer (k = 80): opaque in the middle, where NeuS sees it to a few hundredths."""
+    depths = {}
+    for model in ("neus", "volsdf"):
+        renderer = VolumeRenderer(9, None, proposal_samples=64, fine_samples=64, surface_model=model).eval()
+        with torch.no_grad():
+            maps = renderer(*sphere_scene(), turntable_cameras(1), WHITE)
+        assert float(maps.opacity[0, 4, 4]) > 0.98 and float(maps.opacity[0, 0, 0]) < 0.05
+        assert 0 <= float(maps.depth_variance[0, 4, 4]) < 0.2
+        depths[model] = float(maps.depth[0, 4, 4])
+    assert depths["volsdf"] == pytest.approx(depths["neus"], abs=0.06)
+
+
+def test_cosines_are_annealed_in_training_only():
+    pictures = {}
+    for training in (True, False):
+        for share in (1.0, [0, 0.0, 1.0, 10]):
+            renderer = VolumeRenderer(6, None, proposal_samples=16, fine_samples=16, stratified=False, cosine_annealing=share)
+            with torch.no_grad():
+                maps = renderer.train(training)(*sphere_scene(), turntable_cameras(1), WHITE)
+            pictures[training, share == 1.0] = maps.opacity
+    assert torch.equal(pictures[False, True], pictures[False, False])
+    assert not torch.allclose(pictures[True, True], pictures[True, False])
+
+
 def test_patch_is_pasted_at_full_resolution():
     """In training a picture is the up-sampled coarse pass with one window that equals the full rendering."""
     field, planes = random_scene(dtype=torch.float32)
@@ -224,6 +264,9 @@ def test_background_shows_where_nothing_is():
         ({"patch_size": 200}, "patch_size"),
         ({"proposal_samples": 1}, "samples"),
         ({"fine_samples": 0}, "samples"),
+        ({"surface_model": "nerf"}, "surface_model"),
+        ({"color_gradient_scale": [0, 1.0]}, "schedule"),
+        ({"cosine_annealing": "slow"}, "schedule"),
     ],
 )
 def test_bad_settings_are_named(settings, named):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prd_lightning.cameras import Cameras
 from prd_lightning.errors import ConfigurationError
-from prd_lightning.losses import distillation_gradient, shifted_time
+from prd_lightning.losses import LaterEstimate, distillation_gradient, shifted_time
 from prd_lightning.rendering import RenderedMaps
 from prd_lightning.teachers import DiffusionTeacher, Teacher
 from prd_lightning.teachers.base import TeacherInput
@@ -59,9 +59,10 @@ def test_map_gradient_is_that_of_the_stated_loss(request, make_maps, prompts, ca
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_the_gradient_on_the_sample_follows_the_formulas(normal_depth, make_maps, prompts, cameras):
+@pytest.mark.parametrize("weighting", ["dmd", "dmd_mv_later"])
+def test_the_gradient_on_the_sample_follows_the_formulas(normal_depth, make_maps, prompts, cameras, weighting: str):
     """Random draws replayed by hand: one t and one u per prompt, guidance, the later time on the same noise."""
-    teacher = normal_depth(weighting="dmd", guidance_scale=7.0, shift_ratio=0.5, t_min=0.3, t_max=0.6)
+    teacher = normal_depth(weighting=weighting, guidance_scale=7.0, shift_ratio=0.5, t_min=0.3, t_max=0.6)
     recorder = Recorder(teacher)
     maps = {"volume": make_maps(3)}
     clean = torch.cat([maps["volume"].normal_camera, maps["volume"].disparity], dim=-1).permute(0, 3, 1, 2).detach()
@@ -79,7 +80,9 @@ def test_the_gradient_on_the_sample_follows_the_formulas(normal_depth, make_maps
 
     free = predict(t, ["", ""])
     guided = free + 7.0 * (predict(t, prompts) - free)
-    gradient = distillation_gradient(clean, guided, predict(later, prompts), abar[t], "dmd", 4)
+    student = predict(later, prompts)
+    at_later = LaterEstimate(free + 7.0 * (student - free), abar[later])
+    gradient = distillation_gradient(clean, guided, student, abar[t], weighting, 4, later=at_later)
     assert not torch.equal(t, later)
     torch.testing.assert_close(result.loss, 0.5 * gradient.square().sum() / 4, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(

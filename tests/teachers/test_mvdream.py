@@ -17,7 +17,7 @@ def test_the_input_is_the_latents_of_all_views_with_their_cameras(mvdream, make_
 def test_share_and_default_guidance(mvdream):
     assert mvdream().loss_share == 0.25
     assert tuple(mvdream().guidance_scale) == (0, 20.0, 10.0, 20_000)
-    assert mvdream().shift_ratio == 0.0
+    assert mvdream().time_shift.ratio == 0.0
 
 
 def test_the_prediction_depends_on_the_cameras(mvdream, cameras):

@@ -23,7 +23,7 @@ def test_maps_of_the_right_size_are_taken_as_they_are(normal_depth, make_maps, p
 
 def test_published_defaults(normal_depth):
     teacher = normal_depth()
-    assert (teacher.loss_share, teacher.guidance_scale, teacher.shift_ratio, teacher.weighting) == (0.25, 20.0, 0.1, "dmd")
+    assert (teacher.loss_share, teacher.guidance_scale, teacher.time_shift.ratio, teacher.weighting) == (0.25, 20.0, 0.1, "dmd")
 
 
 def test_samples_are_maps(normal_depth):

@@ -1,11 +1,17 @@
 """Loss terms in pure functions: score distillation, regularizers, and schedules of their weights."""
 
-from prd_lightning.losses.distillation import Weighting, check_weighting, distillation_gradient, shifted_time
+from prd_lightning.losses.distillation import LaterEstimate, Weighting, check_weighting, distillation_gradient
 from prd_lightning.losses.regularizers import eikonal, sparsity
-from prd_lightning.losses.schedules import Schedule, scheduled
+from prd_lightning.losses.schedules import Schedule, TrainingStep, scheduled
+from prd_lightning.losses.time_shift import ShiftCurve, ShiftLimit, TimeShift, shifted_time
 
 __all__ = [
+    "LaterEstimate",
     "Schedule",
+    "ShiftCurve",
+    "ShiftLimit",
+    "TimeShift",
+    "TrainingStep",
     "Weighting",
     "check_weighting",
     "distillation_gradient",

@@ -16,6 +16,7 @@ from torch import Tensor
 from prd_lightning.cameras import Cameras
 
 NORMAL_BACKGROUND = (0.5, 0.5, 1.0)
+WHITE_BACKGROUND = (1.0, 1.0, 1.0)
 
 Background = Callable[[Float[Tensor, "views height width 3"]], Float[Tensor, "views height width 3"]]
 
@@ -31,6 +32,7 @@ class RenderedMaps:
         disparity: [V, H, W, 1] in [0, 1], 0 where nothing is.
         normal_world: [V, H, W, 3] unit normals, zero where nothing is.
         normal_camera: [V, H, W, 3] in [0, 1].
+        depth_variance: [V, H, W, 1] spread of the weight along each ray, of renderers that have it.
         sdf_gradient: [M, 3] gradients of the field at sampled points, for the eikonal loss.
         empty_mesh_count: scenes that had no surface.
     """
@@ -41,8 +43,14 @@ class RenderedMaps:
     disparity: Float[Tensor, "views height width 1"]
     normal_world: Float[Tensor, "views height width 3"]
     normal_camera: Float[Tensor, "views height width 3"]
+    depth_variance: Float[Tensor, "views height width 1"] | None = None
     sdf_gradient: Float[Tensor, "samples 3"] | None = None
     empty_mesh_count: int = 0
+
+
+def scale_gradient(value: Tensor, factor: float) -> Tensor:
+    """The same value, with its gradient multiplied by ``factor``."""
+    return value * factor + value.detach() * (1 - factor) if factor != 1 else value
 
 
 def disparity_from_depth(
@@ -57,12 +65,15 @@ def disparity_from_depth(
 
 
 def normal_to_camera(
-    normal_world: Float[Tensor, "views height width 3"], opacity: Float[Tensor, "views height width 1"], cameras: Cameras
+    normal_world: Float[Tensor, "views height width 3"],
+    opacity: Float[Tensor, "views height width 1"],
+    cameras: Cameras,
+    background: tuple[float, float, float] = NORMAL_BACKGROUND,
 ) -> Float[Tensor, "views height width 3"]:
-    """Unit normals of the world to the [0, 1] map that normal teachers know."""
+    """Unit normals of the world to the [0, 1] map that normal teachers know; ``WHITE_BACKGROUND`` is for looking at it."""
     rotation = cameras.world_to_camera()[:, :3, :3]
     local = torch.einsum("vij,vhwj->vhwi", rotation, normal_world) * normal_world.new_tensor([-1.0, 1.0, 1.0])
-    return (local + 1) / 2 * opacity + (1 - opacity) * normal_world.new_tensor(NORMAL_BACKGROUND)
+    return (local + 1) / 2 * opacity + (1 - opacity) * normal_world.new_tensor(background)
 
 
 def resize_map(picture: Float[Tensor, "views height width channels"], size: int) -> Float[Tensor, "views size size channels"]:

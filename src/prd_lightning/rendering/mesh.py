@@ -5,7 +5,7 @@ gradient that reaches the signed distance (and the deformation) through the mesh
 learned through the volume renderer (design section 4).
 """
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Literal
 
 import torch
@@ -17,13 +17,9 @@ from prd_lightning.cameras import Cameras
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.field import PreparedPlanes, TriplaneField
 from prd_lightning.isosurface import close_boundary, deform, ends_of_edges, find_surface, grid_points, surface_vertices
-from prd_lightning.rendering.maps import NORMAL_BACKGROUND, Background, RenderedMaps, disparity_from_depth
+from prd_lightning.losses import Schedule, scheduled
+from prd_lightning.rendering.maps import NORMAL_BACKGROUND, Background, RenderedMaps, disparity_from_depth, scale_gradient
 from prd_lightning.rendering.rasterizers import Rasterizer, RasterizerName, make_rasterizer
-
-
-def scale_gradient(value: Tensor, factor: float) -> Tensor:
-    """The same value, with its gradient multiplied by ``factor``."""
-    return value * factor + value.detach() * (1 - factor) if factor != 1 else value
 
 
 def vertex_normals(vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]) -> Float[Tensor, "vertices 3"]:
@@ -41,7 +37,7 @@ class MeshRenderer(nn.Module):
         resolution: cells of the iso-surface grid along each axis.
         image_size: height and width of the maps.
         rasterizer: backend, see ``make_rasterizer``.
-        sdf_gradient_scale: factor of the gradient of the signed distance and the deformation through the mesh.
+        sdf_gradient_scale: scheduled factor of the gradient of the signed distance and the deformation through the mesh.
         depth: ``clip`` is the clip-space z (about the distance along the view axis - 0.2; published weights were trained with
             it), ``ray`` the distance along the ray, as the volume renderer's.
         background_focal_size: picture height whose focal length the background's rays have; None for their own. Published
@@ -55,7 +51,7 @@ class MeshRenderer(nn.Module):
         resolution: int = 128,
         image_size: int = 512,
         rasterizer: RasterizerName = "auto",
-        sdf_gradient_scale: float = 0.001,
+        sdf_gradient_scale: Schedule = 0.001,
         depth: Literal["clip", "ray"] = "clip",
         background_focal_size: int | None = None,
     ) -> None:
@@ -66,7 +62,7 @@ class MeshRenderer(nn.Module):
             raise ConfigurationError(f"image_size must be at least 1, got {image_size}")
         self.resolution, self.image_size, self.rasterizer_name = resolution, image_size, rasterizer
         self.sdf_gradient_scale, self.depth = sdf_gradient_scale, depth
-        self.background_focal_size = background_focal_size
+        self.background_focal_size, self.step = background_focal_size, 0
         self.register_buffer("grid", grid_points(resolution), persistent=False)
         self._rasterizer: Rasterizer | None = None
 
@@ -78,9 +74,13 @@ class MeshRenderer(nn.Module):
         return self._rasterizer
 
     def forward(
-        self, field: TriplaneField, prepared: PreparedPlanes, cameras: Cameras, background: Background
+        self, field: TriplaneField, prepared: PreparedPlanes, cameras: Cameras, background: Background, step: int = 0
     ) -> RenderedMaps:
-        """Maps of B scenes from V = B * views cameras; a scene without a surface shows the background and is counted."""
+        """Maps of B scenes from V = B * views cameras; a scene without a surface shows the background and is counted.
+
+        ``step`` counts optimizer steps, for the scheduled setting.
+        """
+        self.step = step
         views = len(cameras) // prepared.batch
         _, directions = cameras.rays(self.image_size, self.image_size, self.background_focal_size)
         backdrop = background(directions)
@@ -95,7 +95,7 @@ class MeshRenderer(nn.Module):
                 # Zero times the planes keeps the graph connected: every rank has a gradient for every parameter.
                 idle = 0.0 * (scene.geometry.mean() + scene.texture.mean())
                 parts.append(_nothing(backdrop[window], idle))
-        names = [item.name for item in fields(RenderedMaps) if item.name not in ("sdf_gradient", "empty_mesh_count")]
+        names = [item.name for item in fields(RenderedMaps) if item.default is MISSING]
         return RenderedMaps(**{name: torch.cat([part[name] for part in parts]) for name in names}, empty_mesh_count=empty)
 
     def extract(
@@ -113,8 +113,9 @@ class MeshRenderer(nn.Module):
         needed, ends = ends_of_edges(surface.edges, len(values))
         sdf, deformation = field.sdf_and_deformation(scene, self.grid[needed][None])
         # Values on the box's faces may have been raised to close the surface.
-        sdf = scale_gradient(sdf[0], self.sdf_gradient_scale) + (closed - values)[needed]
-        moved = deform(self.grid[needed], scale_gradient(deformation[0], self.sdf_gradient_scale), self.resolution)
+        factor = scheduled(self.sdf_gradient_scale, self.step)
+        sdf = scale_gradient(sdf[0], factor) + (closed - values)[needed]
+        moved = deform(self.grid[needed], scale_gradient(deformation[0], factor), self.resolution)
         return surface_vertices(sdf[ends], moved[ends]), surface.faces
 
     def _draw(

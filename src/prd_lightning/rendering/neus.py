@@ -1,14 +1,20 @@
-"""NeuS in pure functions (Wang et al. 2021, arXiv 2106.10689).
+"""Opacity from signed distances in pure functions: NeuS (Wang et al. 2021, arXiv 2106.10689) and VolSDF.
 
-A section of a ray with signed distances s_prev, s_next at its ends is opaque to the degree
+NeuS: a section of a ray with signed distances s_prev, s_next at its ends is opaque to the degree
 
     alpha = clip((sigmoid(k s_prev) - sigmoid(k s_next) + 1e-5) / (sigmoid(k s_prev) + 1e-5), 0, 1)
 
 where both are extrapolated from the middle with the slope -relu(-cos), cos = <direction, normal>, and
-k = exp(10 * 0.4605) ~ 100 is the fixed inverse standard deviation. Weights are w_i = alpha_i prod_{j<i} (1 - alpha_j).
+k = exp(10 * 0.4605) ~ 100 is the fixed inverse standard deviation. While the cosine is annealed (share a < 1) the slope is
+-((1 - a) relu((1 - cos) / 2) + a relu(-cos)), so that surfaces that face away have a gradient too.
+
+VolSDF (Yariv et al. 2021, arXiv 2106.12052): density = k Laplace(-s; 1/k), alpha = 1 - exp(-density length).
+
+Weights are w_i = alpha_i prod_{j<i} (1 - alpha_j).
 """
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -16,6 +22,10 @@ from torch import Tensor
 
 INVERSE_STANDARD_DEVIATION = math.exp(10 * 0.4605)
 ALPHA_EPSILON = 1e-5
+VOLSDF_SHARPEST = 80.0
+"""The original lets VolSDF's density be no sharper than this."""
+
+SurfaceModel = Literal["neus", "volsdf", "volsdf_linear"]
 
 
 def neus_alpha(
@@ -23,6 +33,7 @@ def neus_alpha(
     cosine: Float[Tensor, "*#samples"] | float,
     lengths: Float[Tensor, "*#samples"] | float,
     inverse_standard_deviation: float = INVERSE_STANDARD_DEVIATION,
+    annealing: float = 1.0,
 ) -> Float[Tensor, "*samples"]:
     """Opacity of ray sections.
 
@@ -31,12 +42,60 @@ def neus_alpha(
         cosine: of the angle between ray and outward normal; a surface that faces away counts as parallel.
         lengths: of the sections.
         inverse_standard_deviation: k.
+        annealing: a; 1 is NeuS as it is meant, smaller values are for the beginning of training.
     """
-    slope = -torch.relu(-cosine) if isinstance(cosine, Tensor) else min(cosine, 0.0)
+    cosine = torch.as_tensor(cosine, dtype=sdf.dtype, device=sdf.device)
+    slope = -annealing * torch.relu(-cosine)
+    if annealing != 1:
+        slope = slope - (1 - annealing) * torch.relu(0.5 - 0.5 * cosine)
     half = slope * lengths * 0.5
     previous = torch.sigmoid((sdf - half) * inverse_standard_deviation)
     following = torch.sigmoid((sdf + half) * inverse_standard_deviation)
     return ((previous - following + ALPHA_EPSILON) / (previous + ALPHA_EPSILON)).clamp(0, 1)
+
+
+def volsdf_density(
+    sdf: Float[Tensor, "*samples"], inverse_standard_deviation: float = INVERSE_STANDARD_DEVIATION
+) -> Float[Tensor, "*samples"]:
+    """Density of VolSDF: k times the cumulative Laplace distribution of -sdf with the scale 1/k.
+
+    Args:
+        sdf: signed distance.
+        inverse_standard_deviation: k, at most ``VOLSDF_SHARPEST``.
+    """
+    sharpness = min(inverse_standard_deviation, VOLSDF_SHARPEST)
+    return sharpness * (0.5 + 0.5 * sdf.sign() * torch.expm1(-sdf.abs() * sharpness))
+
+
+def volsdf_alpha(
+    sdf: Float[Tensor, "*samples"],
+    lengths: Float[Tensor, "*#samples"] | float,
+    inverse_standard_deviation: float = INVERSE_STANDARD_DEVIATION,
+    linear: bool = False,
+) -> Float[Tensor, "*samples"]:
+    """Opacity of ray sections by VolSDF.
+
+    Args:
+        sdf: signed distance in the middle of each section.
+        lengths: of the sections.
+        inverse_standard_deviation: k, at most ``VOLSDF_SHARPEST``.
+        linear: the original's ``density * length`` instead of ``1 - exp(-density * length)``; it goes beyond 1 in long sections.
+    """
+    optical = volsdf_density(sdf, inverse_standard_deviation) * lengths
+    return optical if linear else -torch.expm1(-optical)
+
+
+def depth_variance(
+    weights: Float[Tensor, "*rays samples"], middle: Float[Tensor, "*rays samples"], depth: Float[Tensor, "*rays 1"]
+) -> Float[Tensor, "*rays 1"]:
+    """``sum w_i (t_i - depth)^2`` of each ray: how far its weight is spread.
+
+    Args:
+        weights: of the sections.
+        middle: distance of the sections.
+        depth: ``sum w_i t_i``; it is not divided by the opacity, so rays that are not opaque have a variance too.
+    """
+    return (weights * (middle - depth).square()).sum(dim=-1, keepdim=True)
 
 
 def render_weights(alpha: Float[Tensor, "rays samples"]) -> Float[Tensor, "rays samples"]:

@@ -5,6 +5,7 @@ global pass, up-sampled, with one random full-resolution patch pasted in (design
 """
 
 from dataclasses import fields, replace
+from typing import get_args
 
 import torch
 import torch.nn.functional as functional
@@ -13,8 +14,24 @@ from torch import Tensor, nn
 from prd_lightning.cameras import Cameras
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.field import PreparedPlanes, TriplaneField
-from prd_lightning.rendering.maps import Background, RenderedMaps, disparity_from_depth, normal_to_camera, resize_map
-from prd_lightning.rendering.neus import INVERSE_STANDARD_DEVIATION, neus_alpha, render_weights, resample
+from prd_lightning.losses import Schedule, scheduled
+from prd_lightning.rendering.maps import (
+    Background,
+    RenderedMaps,
+    disparity_from_depth,
+    normal_to_camera,
+    resize_map,
+    scale_gradient,
+)
+from prd_lightning.rendering.neus import (
+    INVERSE_STANDARD_DEVIATION,
+    SurfaceModel,
+    depth_variance,
+    neus_alpha,
+    render_weights,
+    resample,
+    volsdf_alpha,
+)
 
 EVALUATION_SAMPLES = 400_000
 """Points that are looked up at once when no gradient is needed."""
@@ -35,6 +52,12 @@ class VolumeRenderer(nn.Module):
         inverse_standard_deviation: sharpness k of the surface.
         color_samples: colour is evaluated at this many heaviest sections of a ray, None for all.
         stratified: shift the sections at random in training.
+        color_gradient_scale: scheduled factor of the gradient that reaches the field's colour.
+        surface_model: how distances become opacity: ``neus``, ``volsdf``, or ``volsdf_linear`` as in the original's VolSDF.
+        cosine_annealing: scheduled share of NeuS's own slope in training, see ``rendering.neus``; 1 is NeuS itself.
+
+    Raises:
+        ConfigurationError: sizes or distances that do not fit one another, or an unknown surface model.
     """
 
     def __init__(
@@ -50,6 +73,9 @@ class VolumeRenderer(nn.Module):
         inverse_standard_deviation: float = INVERSE_STANDARD_DEVIATION,
         color_samples: int | None = None,
         stratified: bool = True,
+        color_gradient_scale: Schedule = 1.0,
+        surface_model: SurfaceModel = "neus",
+        cosine_annealing: Schedule = 1.0,
     ) -> None:
         super().__init__()
         if not 0 < near < far:
@@ -58,16 +84,23 @@ class VolumeRenderer(nn.Module):
             raise ConfigurationError(f"patch_size ({patch_size}) must lie between 1 and image_size ({image_size})")
         if min(proposal_samples, fine_samples) < 2:
             raise ConfigurationError(f"at least 2 samples are needed, got {proposal_samples} proposal and {fine_samples} fine")
+        if surface_model not in get_args(SurfaceModel):
+            known = ", ".join(get_args(SurfaceModel))
+            raise ConfigurationError(f"unknown surface_model {surface_model!r}; known: {known}")
         self.image_size, self.global_size, self.patch_size = image_size, global_size, patch_size
         self.proposal_samples, self.fine_samples = proposal_samples, fine_samples
         self.near, self.far, self.bounding_radius = near, far, bounding_radius
         self.inverse_standard_deviation = inverse_standard_deviation
         self.color_samples, self.stratified = color_samples, stratified
+        scheduled(color_gradient_scale, 0), scheduled(cosine_annealing, 0)  # raises where they are no schedules
+        self.color_gradient_scale, self.cosine_annealing = color_gradient_scale, cosine_annealing
+        self.surface_model, self.step = surface_model, 0
 
     def forward(
-        self, field: TriplaneField, prepared: PreparedPlanes, cameras: Cameras, background: Background
+        self, field: TriplaneField, prepared: PreparedPlanes, cameras: Cameras, background: Background, step: int = 0
     ) -> RenderedMaps:
-        """Maps of B scenes from V = B * views cameras."""
+        """Maps of B scenes from V = B * views cameras; ``step`` counts optimizer steps, for the scheduled settings."""
+        self.step = step
         if not self.training or self.global_size is None:
             return self._render(field, prepared, cameras, background, self.image_size)
         coarse = self._render(field, prepared, cameras, background, self.global_size)
@@ -93,8 +126,8 @@ class VolumeRenderer(nn.Module):
         if not torch.is_grad_enabled():
             step = max(1, EVALUATION_SAMPLES // (prepared.batch * max(self.proposal_samples, self.fine_samples)))
         chunks = [self._integrate(field, prepared, *pair) for pair in zip(*(rays.split(step, dim=1) for rays in flat))]
-        rgb, opacity, depth, normal = (
-            torch.cat(parts, dim=1).reshape(views, height, width, -1) for parts in list(zip(*chunks))[:4]
+        rgb, opacity, depth, normal, variance = (
+            torch.cat(parts, dim=1).reshape(views, height, width, -1) for parts in list(zip(*chunks))[:5]
         )
         normal = functional.normalize(normal, dim=-1)
         return RenderedMaps(
@@ -104,7 +137,8 @@ class VolumeRenderer(nn.Module):
             disparity=disparity_from_depth(depth, opacity, cameras.distance),
             normal_world=normal,
             normal_camera=normal_to_camera(normal, opacity, cameras),
-            sdf_gradient=torch.cat([chunk[4] for chunk in chunks]),
+            depth_variance=variance,
+            sdf_gradient=torch.cat([chunk[5] for chunk in chunks]),
         )
 
     def _bounds(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,8 +154,8 @@ class VolumeRenderer(nn.Module):
 
     def _integrate(
         self, field: TriplaneField, prepared: PreparedPlanes, origins: Tensor, directions: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """rgb [B, R, 3] (foreground), opacity, depth [B, R, 1], summed normals [B, R, 3], gradients [M, 3].
+    ) -> tuple[Tensor, ...]:
+        """rgb (foreground) [B, R, 3], opacity, depth [B, R, 1], summed normals [B, R, 3], variance [B, R, 1], gradients [M, 3].
 
         Rays that miss the ball are left out before any look-up: each scene keeps as many rays as the scene with the most hits.
         """
@@ -146,7 +180,7 @@ class VolumeRenderer(nn.Module):
         near: Tensor,
         far: Tensor,
         hits: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """See ``_integrate``; every ray is evaluated, those that are no ``hits`` stay empty."""
         edges = self._proposal(field, prepared, origins, directions, near, far)
         lengths, middle = edges.diff(dim=-1), 0.5 * (edges[..., 1:] + edges[..., :-1])
@@ -154,23 +188,34 @@ class VolumeRenderer(nn.Module):
         sdf, gradient = field.sdf_and_gradient(prepared, points.flatten(1, 2))
         normal = functional.normalize(gradient, dim=-1).view_as(points)
         cosine = (normal * directions[..., None, :]).sum(-1)
-        alpha = neus_alpha(sdf.view_as(middle), cosine, lengths, self.inverse_standard_deviation)
+        alpha = self._alpha(sdf.view_as(middle), cosine, lengths)
         weights = render_weights((alpha * hits[..., None]).flatten(0, 1)).view_as(alpha)
         opacity = weights.sum(-1, keepdim=True)
         depth = (weights * middle).sum(-1, keepdim=True)
         summed_normal = (weights[..., None] * normal).sum(-2)
-        return self._color(field, prepared, points, weights), opacity, depth, summed_normal, gradient.flatten(0, 1)
+        rgb, variance = self._color(field, prepared, points, weights), depth_variance(weights, middle, depth)
+        return rgb, opacity, depth, summed_normal, variance, gradient.flatten(0, 1)
+
+    def _alpha(self, sdf: Tensor, cosine: Tensor | float, lengths: Tensor) -> Tensor:
+        """Opacity of sections by the surface model; cosines are annealed in training only."""
+        if self.surface_model == "neus":
+            annealing = scheduled(self.cosine_annealing, self.step) if self.training else 1.0
+            return neus_alpha(sdf, cosine, lengths, self.inverse_standard_deviation, annealing)
+        return volsdf_alpha(sdf, lengths.detach(), self.inverse_standard_deviation, self.surface_model == "volsdf_linear")
 
     def _color(self, field: TriplaneField, prepared: PreparedPlanes, points: Tensor, weights: Tensor) -> Tensor:
         if self.color_samples is None or self.color_samples >= weights.shape[-1]:
-            rgb = field.color(prepared, points.flatten(1, 2)).view_as(points)
+            rgb = scale_gradient(field.color(prepared, points.flatten(1, 2)).view_as(points), self._color_factor())
             return (weights[..., None] * rgb).sum(-2)
         heaviest, index = weights.topk(self.color_samples, dim=-1)
         chosen = points.gather(-2, index[..., None].expand(*index.shape, 3))
-        rgb = field.color(prepared, chosen.flatten(1, 2)).view_as(chosen)
+        rgb = scale_gradient(field.color(prepared, chosen.flatten(1, 2)).view_as(chosen), self._color_factor())
         # The left-out sections carry little weight; the chosen ones stand for them.
         share = weights.sum(-1, keepdim=True) / heaviest.sum(-1, keepdim=True).clamp_min(1e-6)
         return ((heaviest * share)[..., None] * rgb).sum(-2)
+
+    def _color_factor(self) -> float:
+        return scheduled(self.color_gradient_scale, self.step)
 
     @torch.no_grad()
     def _proposal(
@@ -185,7 +230,7 @@ class VolumeRenderer(nn.Module):
         middle = edges[..., :-1] + lengths * jitter[..., None]
         points = origins[..., None, :] + middle[..., None] * directions[..., None, :]
         sdf = field.sdf(prepared, points.flatten(1, 2)).view_as(middle)
-        alpha = neus_alpha(sdf, -1.0, lengths, self.inverse_standard_deviation)
+        alpha = self._alpha(sdf, -1.0, lengths)
         weights = render_weights(alpha.flatten(0, 1))
         # A section's neighbours share its weight: the surface may lie just beyond its edge.
         padded = functional.pad(weights, (1, 1), mode="replicate")

@@ -17,7 +17,17 @@ from torch import Tensor, nn
 from prd_lightning.cameras import Cameras
 from prd_lightning.diffusion import NoiseSchedule, unroll_timesteps
 from prd_lightning.errors import ConfigurationError
-from prd_lightning.losses import Schedule, Weighting, check_weighting, distillation_gradient, scheduled, shifted_time
+from prd_lightning.losses import (
+    LaterEstimate,
+    Schedule,
+    ShiftCurve,
+    ShiftLimit,
+    TimeShift,
+    Weighting,
+    check_weighting,
+    distillation_gradient,
+    scheduled,
+)
 from prd_lightning.rendering import RenderedMaps
 from prd_lightning.text import PromptEncoder
 
@@ -107,12 +117,12 @@ class DiffusionTeacher(Teacher):
         t_min, t_max: scheduled bounds of the noise level, as shares of T.
         weighting: w(t), see ``losses.distillation``.
         student: ``asd`` compares with the teacher's own prediction at a later time, ``sds`` with the noise.
-        shift_ratio: r of the later time.
+        shift_ratio, shift_curve, shift_offset, shift_limit: the later time, see ``losses.TimeShift``.
         negative_prompt: text of e(0); empty for the unconditional prediction.
         weight, renderers: see ``Teacher``.
 
     Raises:
-        ConfigurationError: unknown weighting or student, or bounds outside [0, 1].
+        ConfigurationError: unknown weighting, student or time shift, or bounds outside [0, 1].
     """
 
     map_names: tuple[str, ...]
@@ -133,6 +143,9 @@ class DiffusionTeacher(Teacher):
         weight: Schedule = 1.0,
         renderers: Sequence[str] = RENDERERS,
         negative_prompt: str = "",
+        shift_curve: ShiftCurve = "linear",
+        shift_offset: float = 0.0,
+        shift_limit: ShiftLimit = "before_draw",
     ) -> None:
         super().__init__(weight, renderers)
         check_weighting(weighting)
@@ -143,8 +156,8 @@ class DiffusionTeacher(Teacher):
                 raise ConfigurationError(f"{name} is a share of the timesteps between 0 and 1, got {value}")
         self.unet, self.prompt_encoder, self.schedule = unet, prompt_encoder, schedule
         self.guidance_scale, self.t_min, self.t_max = guidance_scale, t_min, t_max
-        self.weighting, self.student, self.shift_ratio = weighting, student, shift_ratio
-        self.negative_prompt = negative_prompt
+        self.weighting, self.student, self.negative_prompt = weighting, student, negative_prompt
+        self.time_shift = TimeShift(shift_ratio, shift_curve, shift_offset, shift_limit)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "DiffusionTeacher":
@@ -196,18 +209,25 @@ class DiffusionTeacher(Teacher):
         t = t.to(clean.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         later = t
-        if self.student == "asd" and self.shift_ratio:
+        if self.student == "asd" and self.time_shift.ratio:
             share = torch.rand(len(clean) // repeats, generator=generator).repeat_interleave(repeats).to(clean.device)
-            later = shifted_time(t, low, self.shift_ratio, share, self.schedule.num_timesteps)
-        guided, conditional = self._predict(given, noise, t, later, scheduled(self.guidance_scale, step))
+            later = self.time_shift(t, low, share, self.schedule.num_timesteps)
+        guidance = scheduled(self.guidance_scale, step)
+        guided, conditional, free = self._predict(given, noise, t, later, guidance)
         student = noise if self.student == "sds" else conditional
-        level = self.schedule.alphas_cumprod.to(clean)[t]
-        gradient = distillation_gradient(clean, guided, student, level, self.weighting, given.samples_per_prompt)
+        levels, views = self.schedule.alphas_cumprod.to(clean), given.samples_per_prompt
+        at_later = LaterEstimate(free + guidance * (student - free), levels[later])
+        gradient = distillation_gradient(clean, guided, student, levels[t], self.weighting, views, later=at_later)
         finite = torch.isfinite(gradient).flatten(1).all(dim=1)
         return torch.where(finite[:, None, None, None], gradient, 0.0), int((~finite).sum())
 
-    def _predict(self, given: TeacherInput, noise: Tensor, t: Tensor, later: Tensor, guidance: float) -> tuple[Tensor, Tensor]:
-        """The guided prediction at ``t`` and the conditional one at ``later``, in one call of the network."""
+    def _predict(
+        self, given: TeacherInput, noise: Tensor, t: Tensor, later: Tensor, guidance: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The guided prediction at ``t``, the conditional one at ``later`` and the unconditional one at ``t``, in one call.
+
+        With guidance 1 the unconditional one has no influence and is not asked for; the conditional one stands for it.
+        """
         clean = given.clean.detach()
         noisy = self.schedule.add_noise(clean, noise, t)
         text = self._tokens(given.prompts, given.samples_per_prompt)
@@ -220,8 +240,8 @@ class DiffusionTeacher(Teacher):
         labels = None if given.labels is None else given.labels.repeat(len(calls), 1)
         predicted = list(self.predict_noise(samples, times, texts, labels).chunk(len(calls)))
         conditional = predicted[0]
-        guided = conditional if guidance == 1.0 else predicted[1] + guidance * (conditional - predicted[1])
-        return guided, predicted[-1] if needs_later else conditional
+        free = conditional if guidance == 1.0 else predicted[1]
+        return free + guidance * (conditional - free), predicted[-1] if needs_later else conditional, free
 
     def _tokens(self, prompts: list[str], repeats: int) -> Tensor:
         return self.prompt_encoder.encode(prompts).tokens.repeat_interleave(repeats, dim=0)
