@@ -8,7 +8,9 @@ With ``abar`` the cumulative product of alphas (DDPM, Ho et al. 2020; DDIM, Song
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
@@ -48,10 +50,19 @@ class NoiseSchedule(nn.Module):
             config = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise CheckpointFormatError(f"{path} is not valid JSON: {error}") from error
+        return cls.from_config(config, path)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], source: str | Path) -> "NoiseSchedule":
+        """From the values of a diffusers scheduler configuration; ``source`` is named in the message.
+
+        Raises:
+            CheckpointFormatError: the model does not predict noise.
+        """
         prediction = config.get("prediction_type", "epsilon")
         if prediction != "epsilon":
             raise CheckpointFormatError(
-                f"{path}: prediction_type is {prediction!r}; only models that predict noise ('epsilon') can be used"
+                f"{source}: prediction_type is {prediction!r}; only models that predict noise ('epsilon') can be used"
             )
         known = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "set_alpha_to_one")
         scheduler = DDIMScheduler(**{key: config[key] for key in known if config.get(key) is not None})

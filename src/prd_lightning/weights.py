@@ -23,6 +23,13 @@ def weights_directory() -> Path:
     return Path(os.environ.get(WEIGHTS_VARIABLE, "weights")).expanduser()
 
 
+def local_path(location: str | Path) -> Path:
+    """The path that a location of the user's own weights names (``weights:NAME`` or a path); it may not exist."""
+    if str(location).startswith(DOWNLOADED_PREFIX):
+        location = weights_directory() / str(location).removeprefix(DOWNLOADED_PREFIX)
+    return Path(location).expanduser()
+
+
 def resolve_folder(location: str | Path) -> Path:
     """The folder of a model.
 
@@ -36,9 +43,7 @@ def resolve_folder(location: str | Path) -> Path:
     """
     if str(location).startswith(SHIPPED_PREFIX):
         return weights_folder(str(location).removeprefix(SHIPPED_PREFIX))
-    if str(location).startswith(DOWNLOADED_PREFIX):
-        location = weights_directory() / str(location).removeprefix(DOWNLOADED_PREFIX)
-    folder = Path(location).expanduser()
+    folder = local_path(location)
     if not folder.is_dir():
         raise MissingWeightsError(
             f"there is no weight folder {folder}; `prd weights` downloads what a config needs, and {WEIGHTS_VARIABLE} names the "

@@ -1,17 +1,18 @@
 """MVDream's and RichDreamer's files: real layouts in full, what is borrowed, what is left out, and every wrong file."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from reduced import MULTIVIEW_UNET, NARROW_VAE, NORMAL_DEPTH, build_base
+from reduced import MULTIVIEW_UNET, NARROW_VAE, NORMAL_DEPTH, build_base, official_state, save_official
 
 from prd_lightning.convert import write
 from prd_lightning.diffusion import NoiseSchedule
 from prd_lightning.errors import CheckpointFormatError, MissingWeightsError
-from prd_lightning.formats import MVDREAM, RICHDREAMER, find_format
+from prd_lightning.formats import FILE_FORMATS, MVDREAM, RICHDREAMER, find_format
 from prd_lightning.formats.diffusers_folder import NETWORK_FILE
 from prd_lightning.teachers import MVDreamTeacher, NormalDepthTeacher
 from prd_lightning.teachers.conversion_back import unet_state_to_ldm, vae_state_to_ldm
@@ -75,6 +76,39 @@ def test_a_converted_mvdream_is_a_teacher_and_comes_back_unchanged(original, bas
     back = NARROW_MVDREAM.export(tmp_path / "mvdream")
     assert back.keys() == {key for key in original if key.startswith(("model.", "first_stage_model."))}
     assert all(torch.equal(value, original[key]) for key, value in back.items())
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["text encoder beside the file", "downloaded base"])
+@pytest.mark.parametrize("as_folder", [True, False], ids=["folder", "file"])
+def test_the_original_file_is_a_teacher_as_it_is(original, base, tmp_path, monkeypatch, as_folder, beside):
+    """What a config may name: the published file, or a folder with it; converted on load, with the same predictions."""
+    monkeypatch.setitem(FILE_FORMATS, "mvdream", NARROW_MVDREAM)
+    monkeypatch.setenv("PRD_WEIGHTS", str(tmp_path / "weights"))
+    (tmp_path / "mine").mkdir()
+    torch.save({"state_dict": original}, tmp_path / "mine" / "sd-v2.1-base-4view.pt")
+    place = tmp_path / "mine" if beside else tmp_path / "weights" / "stable-diffusion-2-1-base"
+    for part in ("tokenizer", "text_encoder"):
+        shutil.copytree(base / part, place / part)
+    location = tmp_path / "mine" if as_folder else tmp_path / "mine" / "sd-v2.1-base-4view.pt"
+    teacher = MVDreamTeacher.from_folder(location, text_width=64)
+    write(NARROW_MVDREAM.convert(original, base), tmp_path / "converted", {})
+    expected = MVDreamTeacher.from_folder(tmp_path / "converted", text_width=64)
+    noisy, t, tokens, cameras = torch.randn(4, 4, 8, 8), torch.full((4,), 300), torch.randn(4, 77, 64), torch.randn(4, 16)
+    assert torch.equal(*(each.predict_noise(noisy, t, tokens, cameras) for each in (teacher, expected)))
+    assert torch.equal(*(each.vae.decoder.conv_in.weight for each in (teacher, expected)))
+    assert torch.equal(teacher.schedule.alphas_cumprod, expected.schedule.alphas_cumprod)
+    assert MVDreamTeacher.from_folder(location, "bfloat16").unet.dtype == torch.bfloat16
+    with pytest.raises(CheckpointFormatError, match=r"width 64.*needs width 768 \(Stable Diffusion 1.x\)"):
+        NormalDepthTeacher.from_folder(location, text_width=768)
+    shutil.rmtree(place / "text_encoder")
+    with pytest.raises(MissingWeightsError, match="the text encoder is not in the file"):
+        MVDreamTeacher.from_folder(location)
+
+
+def test_the_published_generator_is_no_teacher(base, tmp_path):
+    path = save_official(official_state(base), tmp_path / "triplane_turbo_sd_v1.pth")
+    with pytest.raises(CheckpointFormatError, match="which is no teacher"):
+        MVDreamTeacher.from_folder(path)
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])

@@ -53,6 +53,27 @@ def test_truncated_weights_are_refused(weights_copy: Path, part: str):
         StableDiffusionTeacher.from_folder(weights_copy)
 
 
+def damaged(tmp_path: Path, change: str) -> Path:
+    """A file that is no original checkpoint."""
+    path = tmp_path / "file.ckpt"
+    if change == "truncated":
+        torch.save({"state_dict": {"a": torch.zeros(100)}}, path)
+        path.write_bytes(path.read_bytes()[:300])
+    elif change == "code":
+        torch.save({"state_dict": print}, path)
+    else:
+        torch.save({"state_dict": {"model.weight": torch.zeros(3)}}, path)
+    return path
+
+
+@pytest.mark.parametrize(("change", "message"), [("truncated", "truncated"), ("code", "never run"), ("other", "no known format")])
+def test_a_file_that_is_no_teacher_is_refused(tmp_path: Path, change: str, message: str):
+    path = damaged(tmp_path, change)
+    for location in (path, tmp_path):
+        with pytest.raises(CheckpointFormatError, match=message):
+            MVDreamTeacher.from_folder(location)
+
+
 def test_a_truncated_text_encoder_is_refused(weights_copy: Path):
     path = weights_copy / "text_encoder" / "model.safetensors"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -8,6 +8,7 @@ from torch import Tensor
 from prd_lightning.errors import CheckpointFormatError, ConfigurationError
 from prd_lightning.formats.base import CheckpointFormat, Conversion
 from prd_lightning.formats.diffusers_folder import convert_folder, is_diffusers_folder
+from prd_lightning.formats.multiview import MultiViewFormat
 from prd_lightning.formats.mvdream import MVDREAM
 from prd_lightning.formats.richdreamer import RICHDREAMER
 from prd_lightning.formats.triplaneturbo import TRIPLANETURBO
@@ -18,7 +19,7 @@ FORMATS = (*FILE_FORMATS, FOLDER_FORMAT)
 
 __all__ = [
     "FILE_FORMATS", "FOLDER_FORMAT", "FORMATS", "MVDREAM", "RICHDREAMER", "TRIPLANETURBO",
-    "CheckpointFormat", "Conversion", "convert_folder", "find_format", "format_named", "is_diffusers_folder",
+    "CheckpointFormat", "Conversion", "MultiViewFormat", "convert_folder", "find_format", "format_named", "is_diffusers_folder",
 ]  # fmt: skip
 
 

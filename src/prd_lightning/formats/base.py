@@ -85,7 +85,8 @@ def part_of_base(base: Path | None, part: str, why: str) -> Path:
     if base is None or not (base / part).is_dir():
         place = "no base model was named" if base is None else f"{base / part} does not exist"
         raise MissingWeightsError(
-            f"{why}, and {place}; name the diffusers folder of Stable Diffusion with --base, or get it with `prd weights`"
+            f"{why}, and {place}; name the diffusers folder of Stable Diffusion with --base, put its tokenizer/ and "
+            "text_encoder/ beside a file that a config names, or get it with `prd weights`"
         )
     return base / part
 
