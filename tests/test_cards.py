@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from prd_lightning.cards import WeightCard, all_cards, card_named, card_of_folder, card_of_format, folders_of_config, with_needs
+from prd_lightning.cards import (
+    WeightCard,
+    WeightFile,
+    all_cards,
+    card_named,
+    card_of_folder,
+    card_of_format,
+    folders_of_config,
+    with_needs,
+)
 from prd_lightning.configuration import compose_config
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.formats import FORMATS
@@ -86,3 +95,33 @@ def test_cards_by_format_and_mistakes():
             "x", {"title": "x", "folder": "x", "format": "diffusers", "licence": None, "licence_url": None, "files": []}
         )
     assert len(all_cards()) == 5
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({}, None),
+        ({"size": 7, "shown_size": "5.22 GB"}, (7, 7)),
+        ({"shown_size": "5.22 GB"}, (5.215e9, 5.225e9)),
+        ({"shown_size": "91.2 MB"}, (91.15e6, 91.25e6)),
+        ({"shown_size": "492 MB"}, (491.5e6, 492.5e6)),
+    ],
+)
+def test_a_rounded_size_allows_what_rounds_to_it(stated, expected):
+    assert WeightFile("x", **stated).size_range() == (expected if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize("shown", ["5.22", "5.22 GiB", "large MB"])
+def test_a_size_that_is_none_is_refused(shown):
+    with pytest.raises(ConfigurationError, match="the size of x"):
+        WeightFile("x", shown_size=shown).size_range()
+
+
+def test_stated_sizes_fit_the_recorded_layouts():
+    """Four bytes a value, and what a file holds besides (the published generator: its keys and a few settings)."""
+    unet = card_named("sd21_base").files[1]
+    low, high = unet.size_range()
+    assert unet.path.startswith("unet/") and low < 4 * 865_910_724 < high
+    low, high = card_named("triplaneturbo").files[0].size_range()
+    assert low - 1e6 < 4 * card_named("triplaneturbo").values < high
+    assert all(file.size_range() is None or file.size_range()[0] > 0 for card in all_cards().values() for file in card.files)

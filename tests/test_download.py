@@ -96,7 +96,9 @@ def small_cards(models: Path) -> list:
     """The real cards of base and generator, on the repositories of the small hub."""
     listed = sorted(path.relative_to(models / BASE).as_posix() for path in (models / BASE).rglob("*") if path.is_file())
     base = replace(card_named("sd21_base"), repository=BASE, mirrors=(), files=tuple(WeightFile(name) for name in listed))
-    return [base, replace(card_named("triplaneturbo"), repository="authors/generator")]
+    generator = card_named("triplaneturbo")
+    files = tuple(WeightFile(file.path) for file in generator.files)  # the small ones have other sizes
+    return [base, replace(generator, repository="authors/generator", files=files)]
 
 
 def test_models_are_downloaded_converted_and_left_alone_the_second_time(hub, models, tmp_path):
@@ -149,7 +151,7 @@ def test_a_file_that_the_repository_lacks_does_not_keep_the_others_away(hub, mod
     assert card.lacking(tmp_path) == []
 
 
-@pytest.mark.parametrize("stated", [{"size": 3}, {"sha256": "0" * 64}])
+@pytest.mark.parametrize("stated", [{"size": 3}, {"sha256": "0" * 64}, {"shown_size": "5.22 GB"}])
 def test_a_file_that_is_not_the_stated_one_is_refused(hub, models, tmp_path, stated):
     card = replace(small_cards(models)[0], files=(WeightFile("unet/config.json", **stated),))
     with pytest.raises(CheckpointFormatError, match="delete it and run `prd weights` again"):

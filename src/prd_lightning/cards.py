@@ -15,6 +15,8 @@ from prd_lightning.weights import DOWNLOADED_PREFIX
 ORIGINALS = "originals"
 """Sub-folder of the weight folder for downloaded files that are converted."""
 HUB = "https://huggingface.co"
+UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
+"""Of file sizes, as the hub counts them."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,31 @@ class WeightFile:
         path: in the repository.
         size: bytes; None where it is not known for sure.
         sha256: None where it is not known for sure.
+        shown_size: as a public page shows it, rounded (``3.46 GB``); None where none was found.
     """
 
     path: str
     size: int | None = None
     sha256: str | None = None
+    shown_size: str | None = None
+
+    def size_range(self) -> tuple[float, float] | None:
+        """Least and greatest number of bytes that the card allows; None if it says nothing.
+
+        Raises:
+            ConfigurationError: ``shown_size`` is not a number with a unit.
+        """
+        if self.size is not None:
+            return self.size, self.size
+        if self.shown_size is None:
+            return None
+        number, _, unit = self.shown_size.partition(" ")
+        try:
+            value, half = float(number), 0.5 * 10.0 ** -len(number.partition(".")[2])
+            factor = UNITS[unit]
+        except (ValueError, KeyError) as error:
+            raise ConfigurationError(f"the size of {self.path} is a number and one of {', '.join(UNITS)}: {error}") from error
+        return (value - half) * factor, (value + half) * factor
 
 
 @dataclass(frozen=True)

@@ -187,10 +187,11 @@ def download_url(url: str, target: Path) -> None:
 
 def check_file(card: WeightCard, file: WeightFile, path: Path) -> None:
     """Raises CheckpointFormatError if a file has not the size or hash that its card states."""
-    size = path.stat().st_size
-    if file.size is not None and size != file.size:
+    size, allowed = path.stat().st_size, file.size_range()
+    if allowed is not None and not allowed[0] <= size <= allowed[1]:
+        expected = file.size if file.size is not None else f"about {file.shown_size}"
         raise CheckpointFormatError(
-            f"{path} has {size} bytes, but {card.title} has {file.size}: delete it and run `prd weights` again"
+            f"{path} has {size} bytes, but {card.title} has {expected}: delete it and run `prd weights` again"
         )
     if file.sha256 is not None and (found := file_sha256(path)) != file.sha256:
         raise CheckpointFormatError(
@@ -221,11 +222,15 @@ def describe(card: WeightCard, root: Path) -> str:
     lines = [
         f"{card.name}: {card.title}",
         f"  {'ready' if not lacking else 'not there'}: {card.place(root)}",
-        f"  from {', '.join(card.repositories) or card.url}: {', '.join(file.path for file in card.files)}",
+        f"  from {', '.join(card.repositories) or card.url}: {', '.join(map(_named, card.files))}",
         f"  licence: {card.licence or 'see'} {card.licence_url or ''}".rstrip(),
         f"  {card.notes}",
     ]
     return "\n".join(lines + ([f"  get it: prd weights {card.name}"] if lacking else []))
+
+
+def _named(file: WeightFile) -> str:
+    return f"{file.path} ({file.shown_size})" if file.shown_size else file.path
 
 
 def _first_line(error: Exception) -> str:
