@@ -15,6 +15,7 @@ VERBS = {
     "sweep-summary": ("prd_lightning.sweeps.command", "tabulate and plot the trainings under one folder"),
     "generate": ("prd_lightning.generate", "turn prompts into mesh files"),
     "evaluate": ("prd_lightning.evaluate", "score a generator on the tiny world's held-out prompts"),
+    "mesh": ("prd_lightning.mesh.command", "report the health of mesh files"),
     "weights": ("prd_lightning.download", "download the real weights that a config needs"),
     "convert": ("prd_lightning.convert", "turn foreign weights into safetensors in our own layout"),
     "doctor": ("prd_lightning.doctor", "show versions, devices, optional backends and weights"),
