@@ -8,7 +8,9 @@ of the network (``bounds``), and a linear function of z is a sum of three scalar
 2. in the other blocks the bounds are added up point by point, which settles most points;
 3. the network is evaluated at the remaining points, in float64 where float32 cannot tell the sign.
 
-No step guesses: the signs are those of an evaluation of every point.
+No step guesses: the signs are those of an evaluation of every point. The bounds are tight where the field is smooth at the scale
+of a block, as trained fields are. Where a first look at some blocks finds them too loose to be of use, ``sampled`` takes over,
+which measures its margin instead.
 """
 
 from dataclasses import dataclass
@@ -21,10 +23,14 @@ from torch import Tensor
 from prd_lightning.errors import NonFiniteError
 from prd_lightning.field import PreparedPlanes, TriplaneField
 from prd_lightning.isosurface.bounds import linear_bounds
+from prd_lightning.isosurface.sampled import sampled_signs
 
 BLOCK = 8
 BLOCKS_AT_ONCE = 2048
+BLOCKS_TRIED = 400
 POINTS_AT_ONCE = 32_768
+LOOSE = 0.3
+"""Mean width of the bounds of the network over a block beyond which they are not worth their time."""
 ROUNDING = 16
 """Roundings of float32 (relative to the largest possible sum of magnitudes) within which a sign is looked up in float64."""
 REMEDY = "try another seed, or weights that were trained longer"
@@ -37,10 +43,12 @@ class GridSigns:
     Attributes:
         inside: [S, S, S] whether each point is inside, x first.
         evaluated: points at which the network was evaluated.
+        certain: whether every sign was evaluated or follows from bounds; else some rest on a measured margin.
     """
 
     inside: Bool[Tensor, "side side side"]
     evaluated: int
+    certain: bool = True
 
 
 class FieldGrid:
@@ -122,6 +130,11 @@ class FieldGrid:
             inside[near] = self._precise(points[near]) < 0
         return inside
 
+    def _evaluate(self, points: Int[Tensor, " points"]) -> tuple[Tensor, Tensor]:
+        """Distances at grid points, and which are inside."""
+        values = self.distances(points)
+        return values, self.settle(points, values)
+
     @torch.no_grad()
     def dense_signs(self) -> GridSigns:
         """The signs by evaluating every point."""
@@ -141,10 +154,13 @@ class FieldGrid:
 
     @torch.no_grad()
     def sparse_signs(self) -> GridSigns:
-        """The same signs by evaluating the points that bounds leave open."""
+        """The same signs by evaluating the points that bounds leave open, or those near the surface of a rough field."""
         blocks = -(-self.side // BLOCK)
         padded = torch.arange(blocks * BLOCK, device=self.axis.device).clamp_max(self.side - 1)
         search = _BlockSearch(self, padded)
+        if search.looseness() > LOOSE:
+            return GridSigns(*sampled_signs(self._evaluate, self.side, self.axis.device), certain=False)
+        search.prepare()
         state = search.settle_blocks()
         inside = (state > 0)[:, None].repeat(1, BLOCK**3)
         evaluated = 0
@@ -167,19 +183,33 @@ class _BlockSearch:
     def __init__(self, grid: FieldGrid, padded: Int[Tensor, " padded"]) -> None:
         self.grid, self.padded, self.count = grid, padded, len(padded) // BLOCK
         self.coordinates = grid.axis[padded]
+        self.linear: list[Tensor] = []
         n, units = self.count, grid.hidden.shape[-1]
         tables = grid.hidden[:, padded][:, :, padded]
         along = tables.view(3, n, BLOCK, n * BLOCK, units)
         along = (along.amin(dim=2).view(3, n, n, BLOCK, units), along.amax(dim=2).view(3, n, n, BLOCK, units))
-        low, high = self._spread(along[0].amin(dim=3)), self._spread(along[1].amax(dim=3))
-        parts = [
-            linear_bounds(*pair, grid.second, grid.last[0]) for pair in zip(low.split(BLOCKS_AT_ONCE), high.split(BLOCKS_AT_ONCE))
-        ]
+        self.low, self.high = self._spread(along[0].amin(dim=3)), self._spread(along[1].amax(dim=3))
+        self.tables = tables
+
+    def _bounds(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        return linear_bounds(low, high, self.grid.second, self.grid.last[0])
+
+    def looseness(self) -> float:
+        """Mean distance between the bounds of the network, over some of the blocks."""
+        some = slice(None, None, max(1, len(self.low) // BLOCKS_TRIED))
+        low, high = self.low[some], self.high[some]
+        coefficients, offsets = self._bounds(low, high)
+        least = coefficients.clamp_min(0) * low[:, None] + coefficients.clamp_max(0) * high[:, None]
+        return float(-(least.sum(dim=-1) + offsets).sum(dim=-1).mean())
+
+    def prepare(self) -> None:
+        """The linear bounds at every look-up of every block: scalars that add up to the bounds of a point."""
+        n, units = self.count, self.low.shape[-1]
+        parts = [self._bounds(*pair) for pair in zip(self.low.split(BLOCKS_AT_ONCE), self.high.split(BLOCKS_AT_ONCE))]
         coefficients, self.offsets = (torch.cat(values) for values in zip(*parts))
-        patches = tables.view(3, n, BLOCK, n, BLOCK, units).permute(0, 1, 3, 5, 2, 4).reshape(3, n, n, units, BLOCK**2)
+        patches = self.tables.view(3, n, BLOCK, n, BLOCK, units).permute(0, 1, 3, 5, 2, 4).reshape(3, n, n, units, BLOCK**2)
         # The two axes of each plane first: all blocks behind a patch share its look-ups.
         shaped = coefficients.view(n, n, n, 2, units)
-        self.linear = []
         for plane, order in enumerate(((0, 1, 2), (0, 2, 1), (1, 2, 0))):
             ahead = shaped.permute(*order, 3, 4).reshape(n, n, n * 2, units)
             product = (ahead @ patches[plane]).view(n, n, n, 2, BLOCK**2)
