@@ -41,4 +41,10 @@ def test_missing_weights_are_named_with_the_way_to_get_them(capsys, tmp_path, mo
     assert cli.main(["doctor"]) == 0
     shown = capsys.readouterr().out
     assert str(tmp_path) in shown and "get it with: prd weights triplaneturbo" in shown and "lacks generator.safetensors" in shown
+    waiting = tmp_path / "originals" / "sd-v2.1-base-4view.pt"
+    waiting.parent.mkdir()
+    waiting.touch()
+    assert report(capsys)["weights"]["mvdream"]["original"] == str(waiting)
+    assert cli.main(["doctor"]) == 0
+    assert f"original  {waiting}\n" in capsys.readouterr().out
     assert all(heading in shown for heading in ("versions", "devices", "optional backends", "weights"))

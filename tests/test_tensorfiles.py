@@ -47,7 +47,7 @@ def test_truncated_files_are_refused(tmp_path, suffix, kept):
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path):
     path, trace = tmp_path / "file.pth", tmp_path / "trace"
     torch.save({"state_dict": {"a": torch.zeros(1)}, "callbacks": Harmful(trace)}, path)
-    with pytest.raises(CheckpointFormatError, match="never run"):
+    with pytest.raises(CheckpointFormatError, match=r"holds code: reading it would call (_?io|builtins)\.open\b.*never run"):
         read_tensors(path)
     assert not trace.exists()
 

@@ -127,6 +127,15 @@ class WeightCard:
         """Where downloaded files are put."""
         return root / ORIGINALS if self.converted else self.place(root)
 
+    def originals(self, root: Path) -> list[Path]:
+        """Where the file of a model that comes in one, unconverted, is looked for."""
+        name = self.files[0].path
+        return [self.place(root) / name, root / ORIGINALS / name, root / name] if self.converted else []
+
+    def original(self, root: Path) -> Path | None:
+        """The unconverted file, if it is there; it is converted whenever it is loaded."""
+        return next((path for path in self.originals(root) if path.is_file()), None)
+
     def sources(self, file: WeightFile) -> tuple[str, ...]:
         """Addresses of a file."""
         named = [f"{HUB}/{repository}/resolve/{self.revision or 'main'}/{file.path}" for repository in self.repositories]

@@ -120,6 +120,7 @@ def _downloaded(root: Path) -> dict[str, Any]:
     return {
         card.name: {
             "ready": not (lacking := card.lacking(root)),
+            "original": None if (original := card.original(root)) is None else str(original),
             "place": str(card.place(root)),
             "lacking": lacking,
             "title": card.title,
@@ -142,8 +143,12 @@ def to_text(report: Mapping[str, Any]) -> str:
             lines.append(f"  {'':<16} {found['reason']}; {found['hint']}")
     lines += [f"weights ({WEIGHTS_VARIABLE}: {report['places']['weights']})"]
     for name, found in report["weights"].items():
-        lines.append(f"  {name:<16} {'ready' if found['ready'] else 'missing'}  {found['place']}")
-        if not found["ready"]:
+        original = found.get("original")
+        state = "ready" if found["ready"] else "original" if original else "missing"
+        lines.append(f"  {name:<16} {state}  {original if state == 'original' else found['place']}")
+        if state == "original":
+            lines.append(f"  {'':<16} converted whenever it is loaded; once and for all: {found['get']}")
+        elif not found["ready"]:
             how = found.get("get", "train one with `make train TEACHER=richdreamer`")
             lines.append(f"  {'':<16} lacks {', '.join(found['lacking'])}; get it with: {how}")
     return "\n".join([*lines, f"configs: {report['places']['configs']}"])

@@ -1,6 +1,7 @@
 """Files of tensors from anywhere: read without running code that they may hold, and written whole or not at all."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +16,8 @@ from prd_lightning.files import atomic_write
 
 SAFETENSORS_SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+_FOREIGN_OBJECT = re.compile(r"GLOBAL:? ([\w.]+)")
+"""In PyTorch's message, what a pickle wanted to call."""
 _DAMAGE = (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, EOFError, LookupError)
 
 
@@ -33,6 +36,11 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGE as error:
+        if isinstance(error, UnpicklingError) and (named := _FOREIGN_OBJECT.search(str(error))):
+            raise CheckpointFormatError(
+                f"{path} holds code: reading it would call {named[1]}. A pickle with more than tensors and plain values is "
+                "never run; save its tensors as safetensors where you trust it, or get the file from its owner's page"
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointFormatError(
             f"{path} is truncated, or holds more than tensors ({reason}). Download it again; a pickle with other objects is "

@@ -7,7 +7,7 @@ import torch
 
 from prd_lightning.errors import CheckpointFormatError, ConfigurationError, MissingWeightsError
 from prd_lightning.teachers import MVDreamTeacher, NormalDepthTeacher, StableDiffusionTeacher
-from prd_lightning.teachers.loading import load_autoencoder, load_denoiser
+from prd_lightning.teachers.loading import load_autoencoder, load_denoiser, original_file
 
 
 def test_a_folder_becomes_a_teacher():
@@ -51,6 +51,25 @@ def test_truncated_weights_are_refused(weights_copy: Path, part: str):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(CheckpointFormatError, match=f"the weights of .*{part} cannot be loaded"):
         StableDiffusionTeacher.from_folder(weights_copy)
+
+
+def test_where_original_checkpoints_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PRD_WEIGHTS", str(tmp_path))
+    folder, name = tmp_path / "mvdream-sd21-4view", "sd-v2.1-base-4view.pt"
+    assert original_file("tinyworld:mvdream") is None and original_file(folder) is None
+    for place in (tmp_path, tmp_path / "originals"):
+        place.mkdir(exist_ok=True)
+        (place / name).touch()
+        assert original_file(folder) == original_file("weights:mvdream-sd21-4view") == original_file(place / name) == place / name
+    folder.mkdir()
+    assert original_file(folder) is None
+    (folder / "mine.ckpt").touch()
+    assert original_file(folder) == folder / "mine.ckpt"
+    (folder / "other.pt").touch()
+    assert original_file(folder) is None, "two files: which one is meant?"
+    (folder / "other.pt").unlink()
+    (folder / "unet").mkdir()
+    assert original_file(folder) is None, "a folder in diffusers layout"
 
 
 def damaged(tmp_path: Path, change: str) -> Path:

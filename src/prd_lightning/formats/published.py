@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prd_lightning.cards import ORIGINALS, card_named
+from prd_lightning.cards import card_named
 from prd_lightning.checkpoints import GENERATOR_FILE, load_generator
 from prd_lightning.errors import CheckpointFormatError, MissingWeightsError
 from prd_lightning.formats.triplaneturbo import BASE_FOLDER, TRIPLANETURBO
@@ -24,7 +24,7 @@ def find_published() -> Path:
     """
     root, card = weights_directory(), card_named(PUBLISHED)
     name = card.files[0].path
-    places = [card.place(root) / GENERATOR_FILE, card.place(root) / name, root / ORIGINALS / name, root / name]
+    places = [card.place(root) / GENERATOR_FILE, *card.originals(root)]
     for place in places:
         if place.is_file():
             return place

@@ -12,11 +12,19 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
+from prd_lightning.cards import card_of_folder
 from prd_lightning.diffusion import NoiseSchedule
 from prd_lightning.errors import CheckpointFormatError, ConfigurationError
 from prd_lightning.tensorfiles import PICKLE_SUFFIXES, SAFETENSORS_SUFFIX, read_tensors
 from prd_lightning.text import PromptEncoder
-from prd_lightning.weights import SHIPPED_PREFIX, check_text_width, load_network, local_path, resolve_folder
+from prd_lightning.weights import (
+    SHIPPED_PREFIX,
+    check_text_width,
+    load_network,
+    local_path,
+    resolve_folder,
+    weights_directory,
+)
 
 if TYPE_CHECKING:
     from prd_lightning.formats import Conversion
@@ -75,15 +83,18 @@ def load_autoencoder(folder: str | Path, precision: str = "float32") -> Autoenco
 
 
 def original_file(location: str | Path) -> Path | None:
-    """The checkpoint that a location names, or that lies alone in the folder it names; None for a model that ships or a
-    folder in diffusers layout.
+    """The checkpoint that a location names, or that lies alone in the folder it names, or that waits elsewhere among the
+    downloaded weights where the folder of its conversion does not exist; None for a model that ships or a diffusers folder.
     """
     if str(location).startswith(SHIPPED_PREFIX):
         return None
     place = local_path(location)
     if place.is_file():
         return place
-    if not place.is_dir() or (place / "unet").exists():
+    if not place.is_dir():
+        card = card_of_folder(location, weights_directory())
+        return None if card is None else card.original(weights_directory())
+    if (place / "unet").exists():
         return None
     found = [path for path in place.iterdir() if path.suffix in (*PICKLE_SUFFIXES, SAFETENSORS_SUFFIX) and path.is_file()]
     return found[0] if len(found) == 1 else None
