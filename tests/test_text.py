@@ -8,7 +8,8 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from prd_lightning.errors import MissingWeightsError
-from prd_lightning.text import PromptEncoder
+from prd_lightning.text import PromptEncoder, share_encoders
+from prd_lightning.text_cache import EmbeddingCache
 from prd_lightning.weights import resolve_folder
 
 FOLDER = resolve_folder("tinyworld:stable_diffusion")
@@ -41,9 +42,9 @@ def test_a_prompt_is_encoded_once_and_order_and_repetition_are_kept():
     assert torch.equal(again.tokens[0], first.tokens[1]) and torch.equal(again.tokens[1], first.tokens[0])
 
 
-def test_a_cached_embedding_does_not_depend_on_the_batch_it_came_in():
+def test_an_embedding_does_not_depend_on_the_batch_it_came_in():
     alone, together = encoder().encode(["a red cube"]), encoder().encode(["a blue cone", "a red cube"])
-    torch.testing.assert_close(alone.tokens[0], together.tokens[1], rtol=1e-4, atol=1e-5)
+    assert torch.equal(alone.tokens[0], together.tokens[1]) and torch.equal(alone.pooled[0], together.pooled[1])
 
 
 def test_the_least_recently_used_prompt_leaves_the_cache():
@@ -64,13 +65,16 @@ def test_a_batch_larger_than_the_cache_is_encoded():
 def test_later_runs_read_the_cache_folder(tmp_path: Path):
     first = encoder(cache_folder=tmp_path)
     expected = first.encode(["a red cube"])
+    first.disk_cache.flush()
     later = encoder(cache_folder=tmp_path)
     assert torch.equal(later.encode(["a red cube"]).tokens, expected.tokens)
     assert (first.encoded_count, later.encoded_count) == (1, 0)
 
 
 def test_other_weights_do_not_read_the_same_entries(tmp_path: Path):
-    encoder(cache_folder=tmp_path).encode(["a red cube"])
+    first = encoder(cache_folder=tmp_path)
+    first.encode(["a red cube"])
+    first.disk_cache.flush()
     other = encoder(cache_folder=tmp_path)
     with torch.no_grad():
         other.text_encoder.get_parameter("final_layer_norm.weight").mul_(2)
@@ -78,13 +82,41 @@ def test_other_weights_do_not_read_the_same_entries(tmp_path: Path):
     assert other.encoded_count == 1
 
 
-def test_a_damaged_cache_entry_is_made_again(tmp_path: Path):
-    expected = encoder(cache_folder=tmp_path).encode(["a red cube"])
-    (entry,) = tmp_path.iterdir()
-    entry.write_bytes(entry.read_bytes()[:100])
-    later = encoder(cache_folder=tmp_path)
-    assert torch.equal(later.encode(["a red cube"]).tokens, expected.tokens)
-    assert later.encoded_count == 1
+def test_memory_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("prd_lightning.text.MEMORY_BYTES", 45_000)  # two prompts of 77 x 64 and 64 numbers
+    small = encoder()
+    for prompt in ("one", "two", "one", "three", "one"):
+        small.encode([prompt])
+    assert small.encoded_count == 3
+    small.encode(["two"])
+    assert small.encoded_count == 4
+
+
+def test_modules_with_equal_encoders_share_one(tmp_path: Path):
+    """The generator's encoder and a teacher's are equal; another teacher's is of another model."""
+    owners = [torch.nn.Module() for _ in range(4)]
+    for owner in owners[:3]:
+        owner.prompt_encoder = encoder()
+    with torch.no_grad():
+        owners[2].prompt_encoder.text_encoder.get_parameter("final_layer_norm.weight").mul_(2)
+    cache = EmbeddingCache(tmp_path)
+    first, third = share_encoders(owners, cache)
+    assert owners[0].prompt_encoder is owners[1].prompt_encoder is first and owners[2].prompt_encoder is third is not first
+    first.encode(["a red cube"])
+    owners[1].prompt_encoder.encode(["a red cube"])
+    third.encode(["a red cube"])
+    assert (first.encoded_count, third.encoded_count) == (1, 1) and first.disk_cache is third.disk_cache is cache
+
+
+def test_the_fingerprint_knows_weights_precision_and_length():
+    found = {encoder().fingerprint}
+    assert encoder().fingerprint in found
+    half = encoder()
+    half.text_encoder.half()
+    short = encoder()
+    short.tokenizer.model_max_length = 20
+    found |= {half.fingerprint, short.fingerprint}
+    assert len(found) == 3
 
 
 def test_long_prompts_are_cut_counted_and_reported_once(caplog: pytest.LogCaptureFixture):

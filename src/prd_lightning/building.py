@@ -19,6 +19,8 @@ from prd_lightning.errors import ConfigurationError, PRDError
 from prd_lightning.module import PRDModule
 from prd_lightning.rendering import MeshRenderer
 from prd_lightning.run_folder import CHECKPOINTS
+from prd_lightning.text import share_encoders
+from prd_lightning.text_cache import EmbeddingCache
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +38,18 @@ def build_module(config: DictConfig) -> PRDModule:
         if not set(teacher.renderers) & set(renderers):
             logger.info("teacher %s scores %s, since %s is not rendered", name, list(renderers), list(teacher.renderers))
             teacher.renderers = tuple(renderers)
-    return PRDModule(
+    module = PRDModule(
         architecture=Architecture.from_dict(plain(config.generator)),
         renderers=renderers,
         teachers=teachers,
         optimizer=instantiate(config.optimizer),
         **plain(config.module),
     )
+    cache = config.text_cache
+    disk_cache = None if cache.folder is None else EmbeddingCache(cache.folder, cache.limit)
+    encoders = share_encoders([module, *teachers.values()], disk_cache)
+    logger.info("text encoders: %d of %d different", len(encoders), 1 + len(teachers))
+    return module
 
 
 def build_data(config: DictConfig) -> PromptDataModule:

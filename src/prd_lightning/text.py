@@ -3,21 +3,22 @@
 import hashlib
 import logging
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from prd_lightning.errors import MissingWeightsError
-from prd_lightning.files import atomic_write
+from prd_lightning.text_cache import EmbeddingCache
 from prd_lightning.weights import load_network
 
 logger = logging.getLogger(__name__)
+
+MEMORY_BYTES = 256_000_000
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,14 @@ class TextEmbeddings:
 class PromptEncoder(nn.Module):
     """A CLIP text encoder and its tokenizer; results are cached in memory and, if wanted, on disk.
 
+    Prompts are encoded one by one: matrix products of another size round differently, and an embedding must not depend on the
+    company in which its prompt was met first, or a resumed training would differ from an uninterrupted one.
+
     Args:
         tokenizer: splits prompts; longer ones than its ``model_max_length`` are cut, counted and reported once.
         text_encoder: frozen.
-        cache_size: prompts kept in memory, the least recently used one leaves first.
-        cache_folder: safetensors files of encoded prompts that later runs read, keyed by weights and prompt.
+        cache_size: prompts kept in memory (and at most 256 MB), the least recently used one leaves first.
+        cache_folder: of encoded prompts that later runs read, see ``text_cache``.
     """
 
     def __init__(
@@ -54,10 +58,11 @@ class PromptEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder.requires_grad_(False).eval()
         self.cache_size = cache_size
-        self.cache_folder = None if cache_folder is None else Path(cache_folder)
+        self.disk_cache = None if cache_folder is None else EmbeddingCache(cache_folder)
         self.truncated_count = 0
         self.encoded_count = 0
         self._cache: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self._cache_bytes = 0
         self._fingerprint: str | None = None
 
     @classmethod
@@ -92,66 +97,91 @@ class PromptEncoder(nn.Module):
         """Numbers of a token's vector."""
         return self.text_encoder.config.hidden_size
 
+    @property
+    def fingerprint(self) -> str:
+        """Of all that an embedding depends on beside its prompt: weights and their precision, vocabulary, length."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256(repr(sorted(self.tokenizer.get_vocab().items())).encode())
+            digest.update(repr((self.tokenizer.model_max_length, self.text_encoder.dtype)).encode())
+            for name, parameter in self.text_encoder.named_parameters():
+                digest.update(name.encode())
+                digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> TextEmbeddings:
-        """Embeddings of B prompts; those that are not cached are encoded in one batch."""
+        """Embeddings of B prompts; those that are not cached are encoded."""
         found = {prompt: known for prompt in dict.fromkeys(prompts) if (known := self._recall(prompt)) is not None}
         if missing := [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]:
-            for prompt, tokens, pooled in zip(missing, *self._encode(missing)):
-                found[prompt] = tokens, pooled
-                self._store(prompt, tokens, pooled)
+            self._report_long(missing)
+            for prompt in missing:
+                found[prompt] = self._encode(prompt)
+                self._store(prompt, *found[prompt])
         device = self.text_encoder.device
         tokens, pooled = zip(*(found[prompt] for prompt in prompts))
-        return TextEmbeddings(torch.stack(tokens).to(device), torch.stack(pooled).to(device))
+        return TextEmbeddings(torch.stack([row.to(device) for row in tokens]), torch.stack([row.to(device) for row in pooled]))
 
-    def _encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+    def forget(self) -> None:
+        """Empties the memory; the disk keeps what it has."""
+        self._cache.clear()
+        self._cache_bytes = 0
+
+    def _report_long(self, prompts: list[str]) -> None:
         limit = self.tokenizer.model_max_length
         too_long = sum(len(ids) > limit for ids in self.tokenizer(prompts, truncation=False, verbose=False).input_ids)
-        if too_long:
-            if not self.truncated_count:
-                logger.warning(
-                    "%d of %d prompts are longer than %d tokens and are cut; later ones are only counted",
-                    too_long,
-                    len(prompts),
-                    limit,
-                )
-            self.truncated_count += too_long
-        self.encoded_count += len(prompts)
-        batch = self.tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
+        if too_long and not self.truncated_count:
+            message = "%d of %d prompts are longer than %d tokens and are cut; later ones are only counted"
+            logger.warning(message, too_long, len(prompts), limit)
+        self.truncated_count += too_long
+
+    def _encode(self, prompt: str) -> tuple[Tensor, Tensor]:
+        self.encoded_count += 1
+        limit = self.tokenizer.model_max_length
+        batch = self.tokenizer([prompt], padding="max_length", max_length=limit, truncation=True, return_tensors="pt")
         output = self.text_encoder(batch.input_ids.to(self.text_encoder.device))
-        return output.last_hidden_state, output.pooler_output
+        return output.last_hidden_state[0], output.pooler_output[0]
 
     def _recall(self, prompt: str) -> tuple[Tensor, Tensor] | None:
         if prompt in self._cache:
             self._cache.move_to_end(prompt)
             return self._cache[prompt]
-        if self.cache_folder is None or not (path := self._path(prompt)).is_file():
+        if self.disk_cache is None or (row := self.disk_cache.get(self._key(prompt))) is None:
             return None
-        try:
-            tensors = load_file(path)
-            self._remember(prompt, tensors["tokens"], tensors["pooled"])
-        except (SafetensorError, KeyError):
-            logger.warning("the cached embedding %s is damaged and is made again", path)
-            path.unlink()
-            return None
-        return self._cache[prompt]
+        self._remember(prompt, *row)
+        return row
 
     def _store(self, prompt: str, tokens: Tensor, pooled: Tensor) -> None:
         self._remember(prompt, tokens, pooled)
-        if self.cache_folder is not None:
-            with atomic_write(self._path(prompt), overwrite=True) as temporary:
-                save_file({"tokens": tokens.cpu().contiguous(), "pooled": pooled.cpu().contiguous()}, temporary)
+        if self.disk_cache is not None:
+            self.disk_cache.put(self._key(prompt), tokens, pooled)
 
     def _remember(self, prompt: str, tokens: Tensor, pooled: Tensor) -> None:
         self._cache[prompt] = (tokens, pooled)
-        while len(self._cache) > self.cache_size:
-            self._cache.popitem(last=False)
+        self._cache_bytes += tokens.nbytes + pooled.nbytes
+        while self._cache and (len(self._cache) > self.cache_size or self._cache_bytes > MEMORY_BYTES):
+            _, row = self._cache.popitem(last=False)
+            self._cache_bytes -= sum(part.nbytes for part in row)
 
-    def _path(self, prompt: str) -> Path:
-        if self._fingerprint is None:
-            digest = hashlib.sha256(repr(sorted(self.tokenizer.get_vocab().items())).encode())
-            for parameter in self.text_encoder.parameters():
-                digest.update(parameter.detach().float().cpu().numpy().tobytes())
-            self._fingerprint = digest.hexdigest()
-        name = hashlib.sha256("\n".join((self._fingerprint, prompt)).encode()).hexdigest()
-        return self.cache_folder / f"{name}.safetensors"
+    def _key(self, prompt: str) -> bytes:
+        return EmbeddingCache.key(self.fingerprint, prompt)
+
+
+def share_encoders(owners: Iterable[nn.Module], disk_cache: EmbeddingCache | None = None) -> list[PromptEncoder]:
+    """Gives modules that hold equal prompt encoders one and the same, so that weights and encodings are in memory once.
+
+    Args:
+        owners: modules with a ``prompt_encoder``; others are left alone.
+        disk_cache: for all of them.
+
+    Returns:
+        The encoders that are left.
+    """
+    known: dict[str, PromptEncoder] = {}
+    for owner in owners:
+        if not isinstance(getattr(owner, "prompt_encoder", None), PromptEncoder):
+            continue
+        owner.prompt_encoder = known.setdefault(owner.prompt_encoder.fingerprint, owner.prompt_encoder)
+    for encoder in known.values():
+        encoder.disk_cache = disk_cache or encoder.disk_cache
+    return list(known.values())

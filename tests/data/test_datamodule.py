@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from prd_lightning.cameras import CameraSettings
-from prd_lightning.data import ListPrompts, PromptBatch, PromptDataModule, PromptSource
-from prd_lightning.data.datamodule import PromptStream
+from prd_lightning.data import ListPrompts, PromptBatch, PromptDataModule, PromptSource, PromptStream
 from prd_lightning.errors import ConfigurationError, PromptError
 
 K = 3
@@ -143,7 +142,17 @@ def test_left_out_entries_are_reported_at_the_end(caplog: pytest.LogCaptureFixtu
     assert "bad prompt entries were left out" in caplog.text
 
 
-@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"unroll_steps": 0}, {"num_workers": -1}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 0},
+        {"unroll_steps": 0},
+        {"num_workers": -1},
+        {"shuffle_buffer": -1},
+        {"seed": -1},
+        {"changed_source": "ignore"},
+    ],
+)
 def test_sizes_out_of_range_are_refused(settings: dict):
     with pytest.raises(ConfigurationError, match=f"{next(iter(settings))} must"):
         PromptDataModule(ListPrompts(PROMPTS), **settings)

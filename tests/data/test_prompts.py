@@ -1,5 +1,7 @@
 """Prompt streams: every kind of file, bad entries by place, and never more than a little of the corpus at once."""
 
+import csv
+import gzip
 import itertools
 import json
 import logging
@@ -25,15 +27,40 @@ def write(folder: Path, kind: str) -> Path:
         path.write_text("\n".join(json.dumps(entry) for entry in entries), encoding="utf-8")
     elif kind == "json":
         path.write_text(json.dumps(entries))
+    elif kind in ("csv", "tsv"):
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, delimiter="," if kind == "csv" else "\t").writerows([("id", "prompt"), *enumerate(PROMPTS)])
     else:
         parquet.write_table(pyarrow.table({"prompt": PROMPTS, "id": [1, 2, 3]}), path)
     return path
 
 
-@pytest.mark.parametrize("kind", ["txt", "jsonl", "json", "parquet"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "json", "parquet", "csv", "tsv"])
 def test_every_kind_of_file_is_read_and_read_again(tmp_path: Path, kind: str):
     source = FilePrompts(write(tmp_path, kind))
     assert list(source) == list(source) == PROMPTS
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "json", "csv"])
+def test_compressed_files_are_read(tmp_path: Path, kind: str):
+    plain = write(tmp_path, kind)
+    packed = plain.with_name(f"{plain.name}.gz")
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert list(FilePrompts(packed)) == PROMPTS
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(PromptError, match="prompts.*gz is not a complete gzip file"):
+        list(FilePrompts(packed))
+
+
+def test_cells_that_span_lines_or_are_not_utf8(tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'prompt\n"a cube,\non a disk"\n\xff\n')
+    stream = iter(FilePrompts(path))
+    assert next(stream) == "a cube,\non a disk"
+    with pytest.raises(PromptError, match="line 4: not UTF-8"):
+        next(stream)
+    with pytest.raises(PromptError, match="no column 'caption'; it has prompt; name the right one with data.source.column"):
+        list(FilePrompts(path, column="caption"))
 
 
 def test_an_array_inside_an_object_and_another_column(tmp_path: Path):
@@ -52,6 +79,8 @@ BAD_LINES = {
     "txt": (b"a cube\n   \na cone\n", "line 2: the prompt is blank"),
     "jsonl": (b'"a cube"\n{"prompt": \n"a cone"\n', "line 2: not valid JSON"),
     "json": (b'["a cube", 7, "a cone"]', "entry 1: a prompt must be text, got int 7"),
+    "csv": (b'id,prompt\n1,a cube\n2,"  "\n3,a cone\n', "line 3: the prompt is blank"),
+    "tsv": (b"id\tprompt\n1\ta cube\n2\n3\ta cone\n", "line 3: 1 cells, so none in the column 'prompt'"),
 }
 
 
@@ -99,9 +128,10 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path):
     (tmp_path / "empty.txt").touch()
     with pytest.raises(PromptError, match="empty.txt is empty"):
         FilePrompts(tmp_path / "empty.txt")
-    (tmp_path / "table.csv").write_text("a")
-    with pytest.raises(PromptError, match="unknown suffix '.csv'; known: .txt, .jsonl, .json, .parquet"):
-        FilePrompts(tmp_path / "table.csv")
+    for name, suffix in (("table.docx", ".docx"), ("table.parquet.gz", ".parquet.gz"), ("some.gz", ".gz")):
+        (tmp_path / name).write_text("a")
+        with pytest.raises(PromptError, match=f"unknown suffix '{suffix}'; known: .txt, .jsonl, .json, .parquet, .csv, .tsv"):
+            FilePrompts(tmp_path / name)
     for name, content, message in (
         ("broken.json", '["a", ', "broken.json is not valid JSON"),
         ("none.json", '{"a": 1}', "holds no array"),

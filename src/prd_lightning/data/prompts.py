@@ -1,56 +1,27 @@
-"""Streams of prompts. A source is iterated from its start each time and never holds more than a line or a row group.
+"""Where prompts come from: Python lists, the tiny world's grammar, files. ``data.huggingface`` streams datasets."""
 
-Every source reports bad entries by file and position; ``on_error`` says whether they stop the stream or are left out and counted.
-"""
-
+import csv
+import gzip
+import io
 import json
-import logging
-from abc import ABC, abstractmethod
+import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO
 
 import ijson
 
-from prd_lightning.errors import BackendUnavailableError, ConfigurationError, PromptError
+from prd_lightning.data.huggingface import HuggingFacePrompts
+from prd_lightning.data.source import OnError, PromptSource
+from prd_lightning.data.store import PromptStore, stored
+from prd_lightning.errors import BackendUnavailableError, PromptError
 from prd_lightning.tinyworld import grammar
 
-logger = logging.getLogger(__name__)
+__all__ = ["FilePrompts", "GrammarPrompts", "HuggingFacePrompts", "ListPrompts", "OnError", "PromptSource"]
 
-OnError = Literal["raise", "skip"]
-
-
-class PromptSource(ABC):
-    """A stream of prompts.
-
-    Args:
-        on_error: ``raise`` stops at a bad entry, ``skip`` counts it, logs the first one, and goes on.
-    """
-
-    def __init__(self, on_error: OnError = "raise") -> None:
-        if on_error not in ("raise", "skip"):
-            raise ConfigurationError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
-        self.on_error, self.skipped_count = on_error, 0
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[str]:
-        """Prompts from the start."""
-
-    def _bad_entry(self, message: str) -> None:
-        if self.on_error == "raise":
-            raise PromptError(f"{message}; mend it, or set data.on_error=skip to leave such entries out")
-        if not self.skipped_count:
-            logger.warning("%s; it is left out, later ones are only counted", message)
-        self.skipped_count += 1
-
-    def _checked(self, value: object, place: str) -> Iterator[str]:
-        """The prompt if ``value`` is one."""
-        if not isinstance(value, str):
-            self._bad_entry(f"{place}: a prompt must be text, got {type(value).__name__} {value!r:.80}")
-        elif not value.strip():
-            self._bad_entry(f"{place}: the prompt is blank")
-        else:
-            yield value.strip()
+COMPRESSED = ".gz"
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 class ListPrompts(PromptSource):
@@ -86,10 +57,11 @@ class GrammarPrompts(PromptSource):
 
 
 class FilePrompts(PromptSource):
-    """Prompts of a file: ``.txt`` (one per line), ``.jsonl``, ``.json`` or ``.parquet``.
+    """Prompts of a file: ``.txt`` (one per line), ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet``; all but the last
+    also compressed with gzip (``.txt.gz``).
 
     JSON entries are texts or objects with the text under ``column``; a ``.json`` file is an array of entries, or an object that
-    holds one.
+    holds one. Tables have a line of column names.
 
     Args:
         path: of the file.
@@ -103,10 +75,21 @@ class FilePrompts(PromptSource):
     def __init__(self, path: str | Path, column: str = "prompt", on_error: OnError = "raise") -> None:
         super().__init__(on_error)
         self.path, self.column = Path(path).expanduser(), column
-        self._readers = {".txt": self._text, ".jsonl": self._json_lines, ".json": self._json, ".parquet": self._parquet}
-        if self.path.suffix not in self._readers:
+        self.is_compressed = self.path.suffix == COMPRESSED
+        self.kind = self.path.with_suffix("").suffix if self.is_compressed else self.path.suffix
+        self._readers = {
+            ".txt": self._text,
+            ".jsonl": self._json_lines,
+            ".json": self._json,
+            ".parquet": self._parquet,
+            ".csv": self._table,
+            ".tsv": self._table,
+        }
+        if self.kind not in self._readers or (self.is_compressed and self.kind == ".parquet"):
+            suffix = "".join(self.path.suffixes[-2:]) if self.is_compressed else self.path.suffix
             raise PromptError(
-                f"prompt file {self.path} has the unknown suffix {self.path.suffix!r}; known: {', '.join(self._readers)}"
+                f"prompt file {self.path} has the unknown suffix {suffix!r}; known: {', '.join(self._readers)}, and all but "
+                f".parquet with {COMPRESSED} behind it"
             )
         if not self.path.is_file():
             raise PromptError(f"there is no prompt file {self.path}")
@@ -115,11 +98,40 @@ class FilePrompts(PromptSource):
 
     def __iter__(self) -> Iterator[str]:
         """See ``PromptSource``."""
-        return self._readers[self.path.suffix]()
+        try:
+            yield from self._readers[self.kind]()
+        except FileNotFoundError as error:
+            raise PromptError(f"the prompt file {self.path} has disappeared") from error
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise PromptError(f"{self.path} is not a complete gzip file: {error}") from error
+
+    def snapshot(self) -> PromptStore:
+        """See ``PromptSource``: a copy of this version of the file in the cache.
+
+        Raises:
+            PromptError: an entry is bad, or the file changed while it was read.
+        """
+        before = self._version()
+        skipped = _Counter(self)
+        store = stored(("file", self.path.resolve(), *before, self.column, self.on_error), self, skipped)
+        if self._version() != before:
+            raise PromptError(f"the prompt file {self.path} changed while it was read; start again once it is complete")
+        self.skipped_count = store.skipped_count
+        return store
+
+    def _version(self) -> tuple[int, int]:
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            raise PromptError(f"the prompt file {self.path} has disappeared") from error
+        return found.st_size, found.st_mtime_ns
+
+    def _open(self) -> BinaryIO:
+        return gzip.open(self.path, "rb") if self.is_compressed else self.path.open("rb")
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         """Lines that are not empty, with their place."""
-        with self.path.open("rb") as file:
+        with self._open() as file:
             for number, raw in enumerate(file, start=1):
                 place = f"{self.path}, line {number}"
                 try:
@@ -129,6 +141,32 @@ class FilePrompts(PromptSource):
                     continue
                 if line:
                     yield place, line
+
+    def _table(self) -> Iterator[str]:
+        with self._open() as file:
+            text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
+            rows = csv.reader(text, delimiter=DELIMITERS[self.kind])
+            names = next(rows, [])
+            if self.column not in names:
+                raise PromptError(
+                    f"{self.path} has no column {self.column!r}; it has {', '.join(names)}; name the right one with "
+                    "data.source.column"
+                )
+            index = names.index(self.column)
+            try:
+                for row in rows:
+                    if row:
+                        yield from self._cell(row, index, f"{self.path}, line {rows.line_num}")
+            except csv.Error as error:
+                raise PromptError(f"{self.path}, line {rows.line_num}: {error}") from error
+
+    def _cell(self, row: list[str], index: int, place: str) -> Iterator[str]:
+        if index >= len(row):
+            self._bad_entry(f"{place}: {len(row)} cells, so none in the column {self.column!r}")
+        elif any("\udc80" <= letter <= "\udcff" for letter in row[index]):
+            self._bad_entry(f"{place}: not UTF-8 text")
+        else:
+            yield from self._checked(row[index], place)
 
     def _text(self) -> Iterator[str]:
         for place, line in self._lines():
@@ -147,7 +185,7 @@ class FilePrompts(PromptSource):
         if isinstance(entry, dict):
             if self.column not in entry:
                 self._bad_entry(
-                    f"{place}: no {self.column!r} among the keys {sorted(entry)}; name the right one with data.column"
+                    f"{place}: no {self.column!r} among the keys {sorted(entry)}; name the right one with data.source.column"
                 )
                 return
             entry = entry[self.column]
@@ -155,11 +193,11 @@ class FilePrompts(PromptSource):
 
     def _json(self) -> Iterator[str]:
         try:
-            with self.path.open("rb") as file:
+            with self._open() as file:
                 array = next((prefix for prefix, event, _ in ijson.parse(file) if event == "start_array"), None)
             if array is None:
                 raise PromptError(f"{self.path} holds no array of prompts")
-            with self.path.open("rb") as file:
+            with self._open() as file:
                 for index, entry in enumerate(ijson.items(file, f"{array}.item" if array else "item")):
                     yield from self._entry(entry, f"{self.path}, entry {index}")
         except ijson.JSONError as error:
@@ -184,34 +222,11 @@ class FilePrompts(PromptSource):
                 row += 1
 
 
-class HuggingFacePrompts(PromptSource):
-    """Prompts of a Hugging Face dataset, streamed.
+class _Counter:
+    """Its length is the number of bad entries that a source has left out so far."""
 
-    Args:
-        dataset: name on the hub, or a local folder or loader script's name (``json``, ``csv``, ...).
-        split: of the dataset.
-        column: of the text.
-        options: further arguments of ``datasets.load_dataset``, e.g. ``data_files``.
-        on_error: see ``PromptSource``.
-    """
+    def __init__(self, source: PromptSource) -> None:
+        self.source, self.before = source, source.skipped_count
 
-    def __init__(
-        self, dataset: str, split: str = "train", column: str = "prompt", options: dict | None = None, on_error: OnError = "raise"
-    ) -> None:
-        super().__init__(on_error)
-        try:
-            import datasets
-        except ImportError as error:
-            raise BackendUnavailableError("Hugging Face datasets need: pip install 'prd_lightning[data]'") from error
-        self.dataset, self.column = dataset, column
-        try:
-            self._rows = datasets.load_dataset(dataset, split=split, streaming=True, **dict(options or {}))
-        except (FileNotFoundError, ValueError, ConnectionError, OSError) as error:
-            raise PromptError(f"the dataset {dataset!r} (split {split!r}) cannot be opened: {error}") from error
-
-    def __iter__(self) -> Iterator[str]:
-        """See ``PromptSource``."""
-        for index, row in enumerate(self._rows):
-            if self.column not in row:
-                raise PromptError(f"dataset {self.dataset!r} has no column {self.column!r}; it has {', '.join(row)}")
-            yield from self._checked(row[self.column], f"{self.dataset}, row {index}")
+    def __len__(self) -> int:
+        return self.source.skipped_count - self.before
