@@ -37,18 +37,22 @@ def score(teacher: Teacher, maps: dict[str, RenderedMaps], prompts: list[str], c
     return teacher.map_gradients(maps, prompts, cameras, step, torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("weighting", ["dmd", "dmd_mv", "uniform"])
+OBJECTIVES = [{"weighting": "dmd"}, {"weighting": "dmd_mv"}, {"weighting": "uniform"}, {"space": "picture"}]
+
+
+@pytest.mark.parametrize("settings", OBJECTIVES, ids=str)
 @pytest.mark.parametrize("kind", ["normal_depth", "mvdream", "stable_diffusion"])
-def test_map_gradient_is_that_of_the_stated_loss(request, make_maps, prompts, cameras, kind: str, weighting: str):
+def test_map_gradient_is_that_of_the_stated_loss(request, make_maps, prompts, cameras, kind: str, settings: dict):
     """0.5 * sum (x - stop_gradient(x - gradient))^2 * share, differentiated by autograd down to the maps."""
-    teacher = request.getfixturevalue(kind)(weighting=weighting)
+    teacher = request.getfixturevalue(kind)(**settings)
     maps = {"volume": make_maps(1), "mesh": make_maps(2)}
     seen = []
     distill = teacher._distill
     teacher._distill = lambda *given: seen.append(distill(*given)) or seen[-1]
     result = score(teacher, maps, prompts, cameras)
     leaves = [{name: getattr(rendered, name) for name in teacher.map_names} for rendered in maps.values()]
-    clean = teacher.prepare(leaves, prompts, cameras, torch.Generator().manual_seed(5)).clean
+    given = teacher.prepare(leaves, prompts, cameras, torch.Generator().manual_seed(5))
+    clean = given.pictures if teacher.space == "picture" else given.clean
     gradient, _ = seen[0]
     loss = 0.5 * (clean - (clean - gradient).detach()).square().sum() * teacher.loss_share
     assert gradient.abs().max() > 1e-4
@@ -57,6 +61,33 @@ def test_map_gradient_is_that_of_the_stated_loss(request, make_maps, prompts, ca
     ours = [result.gradients[renderer][name] for renderer in maps for name in teacher.map_names]
     for actual, expected in zip(ours, torch.autograd.grad(loss, flat), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["normal_depth", "stable_diffusion"])
+def test_picture_space_points_from_the_decoded_estimate_to_the_picture(request, make_maps, prompts, cameras, kind: str):
+    """Random draws replayed by hand: one t per prompt (single views: per picture), the estimate of the noised sample, decoded."""
+    teacher = request.getfixturevalue(kind)(space="picture", guidance_scale=1.0, **SETTINGS)
+    recorder = Recorder(teacher)
+    maps = {"volume": make_maps(3)}
+    draw = torch.Generator().manual_seed(6)
+    given = teacher.prepare([{name: getattr(maps["volume"], name) for name in teacher.map_names}], prompts, cameras, draw)
+    clean, repeats = given.clean.detach(), given.samples_per_prompt
+    t = torch.randint(300, 601, (len(clean) // repeats,), generator=draw).repeat_interleave(repeats)
+    noise = torch.randn(clean.shape, generator=draw)
+    level = teacher.schedule.alphas_cumprod[t][:, None, None, None]
+    noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
+    tokens = teacher.prompt_encoder.encode(given.prompts).tokens.repeat_interleave(repeats, dim=0)
+    estimate = (noisy - (1 - level).sqrt() * recorder.answer(noisy, t, tokens, None)) / level.sqrt()
+    if kind == "stable_diffusion":
+        estimate = teacher.vae.decode(estimate / teacher.vae.config.scaling_factor).sample / 2 + 0.5
+    residual = given.pictures.detach() - estimate.detach().clamp(0, 1)
+    expected = residual / (residual.abs().mean((1, 2, 3), keepdim=True) + 0.05)
+    result = score(teacher, maps, prompts, cameras, seed=6)
+    flat = [getattr(maps["volume"], name) for name in teacher.map_names]
+    given = teacher.prepare([dict(zip(teacher.map_names, flat))], prompts, cameras, torch.Generator().manual_seed(6))
+    on_maps = torch.autograd.grad(given.pictures, flat, grad_outputs=expected * teacher.loss_share)
+    for name, gradient in zip(teacher.map_names, on_maps):
+        torch.testing.assert_close(result.gradients["volume"][name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
 
 
 @pytest.mark.parametrize("weighting", ["dmd", "dmd_mv_later"])

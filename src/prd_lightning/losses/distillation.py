@@ -13,6 +13,11 @@ where alpha = sqrt(abar_t), sigma = sqrt(1 - abar_t), and x0 is the teacher's es
     dmd_later      x0 = (x - sigma+ e_later) / alpha+,   e_later = e(0) + s (e_student - e(0)), alpha+ and sigma+ those of t+
     dmd_mv, dmd_mv_later      the same, with the mean over the views of a prompt in the normaliser
 
+In picture space (``picture_gradient``) the same direction is taken from decoded pictures X, X0 instead of latents, with the
+estimate of the noised sample, x0 = (x_t - sigma e_teacher) / alpha (Zhu et al., HiFA, ICLR 2024, section 3.1)::
+
+    gradient on X = (X - X0) / (mean |X - X0| + 0.05),   X0 = decode(x0),   pictures in [0, 1]
+
 The ``dmd`` gradient is about of unit size at every noise level (after Yin et al., CVPR 2024, equation 8).
 """
 
@@ -27,6 +32,8 @@ from prd_lightning.errors import ConfigurationError
 
 Weighting = Literal["uniform", "sds", "sds_sqrt", "fantasia3d", "dmd", "dmd_mv", "dmd_later", "dmd_mv_later"]
 NORMALIZER_OFFSET = 0.1
+PICTURE_OFFSET = 0.05
+"""The same offset for pictures, whose range is [0, 1] instead of [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -94,3 +101,15 @@ def distillation_gradient(
         "fantasia3d": alpha * (1 - level),
     }[weighting]
     return factor * difference
+
+
+def picture_gradient(
+    pictures: Float[Tensor, "samples channels height width"], estimate: Float[Tensor, "samples channels height width"]
+) -> Float[Tensor, "samples channels height width"]:
+    """The gradient on pictures in [0, 1] towards the teacher's ``estimate`` of them, about of unit size.
+
+    An autoencoder weighs colours unequally: a latent may move a lot with brightness and hardly with the blue channel. Descent in
+    latents inherits that and leaves the weak direction behind; a residual of pictures treats the channels alike.
+    """
+    residual = pictures - estimate
+    return residual / (residual.abs().mean(dim=(1, 2, 3), keepdim=True) + PICTURE_OFFSET)

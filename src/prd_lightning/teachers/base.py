@@ -26,6 +26,7 @@ from prd_lightning.losses import (
     Weighting,
     check_weighting,
     distillation_gradient,
+    picture_gradient,
     scheduled,
 )
 from prd_lightning.rendering import RenderedMaps
@@ -94,13 +95,15 @@ class TeacherInput:
     """What a subclass makes of maps: clean samples, their text, and their cameras.
 
     Attributes:
-        clean: [N, C, h, w], differentiable in the maps.
+        clean: [N, C, h, w] samples, differentiable in the maps.
+        pictures: [N, C', H, W] in [0, 1] that the samples encode (the samples themselves without a VAE), differentiable too.
         prompts: one for each of the N / ``samples_per_prompt`` groups of samples.
         samples_per_prompt: adjacent samples that share a text.
         labels: [N, 16] camera numbers, or None.
     """
 
     clean: Tensor
+    pictures: Tensor
     prompts: list[str]
     samples_per_prompt: int
     labels: Tensor | None = None
@@ -118,11 +121,12 @@ class DiffusionTeacher(Teacher):
         weighting: w(t), see ``losses.distillation``.
         student: ``asd`` compares with the teacher's own prediction at a later time, ``sds`` with the noise.
         shift_ratio, shift_curve, shift_offset, shift_limit: the later time, see ``losses.TimeShift``.
+        space: ``latent`` (published) or ``picture``, where weighting, student and time shift play no part.
         negative_prompt: text of e(0); empty for the unconditional prediction.
         weight, renderers: see ``Teacher``.
 
     Raises:
-        ConfigurationError: unknown weighting, student or time shift, or bounds outside [0, 1].
+        ConfigurationError: unknown weighting, student, space or time shift, or bounds outside [0, 1].
     """
 
     map_names: tuple[str, ...]
@@ -146,11 +150,14 @@ class DiffusionTeacher(Teacher):
         shift_curve: ShiftCurve = "linear",
         shift_offset: float = 0.0,
         shift_limit: ShiftLimit = "before_draw",
+        space: Literal["latent", "picture"] = "latent",
     ) -> None:
         super().__init__(weight, renderers)
         check_weighting(weighting)
         if student not in ("asd", "sds"):
             raise ConfigurationError(f"student must be 'asd' or 'sds', got {student!r}")
+        if space not in ("latent", "picture"):
+            raise ConfigurationError(f"space must be 'latent' or 'picture', got {space!r}")
         for name, value in (("t_min", t_min), ("t_max", t_max)):
             if not 0 <= scheduled(value, 0) <= 1:
                 raise ConfigurationError(f"{name} is a share of the timesteps between 0 and 1, got {value}")
@@ -158,6 +165,7 @@ class DiffusionTeacher(Teacher):
         self.guidance_scale, self.t_min, self.t_max = guidance_scale, t_min, t_max
         self.weighting, self.student, self.negative_prompt = weighting, student, negative_prompt
         self.time_shift = TimeShift(shift_ratio, shift_curve, shift_offset, shift_limit)
+        self.space = space
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "DiffusionTeacher":
@@ -175,6 +183,10 @@ class DiffusionTeacher(Teacher):
     ) -> TeacherInput:
         """The teacher's input of the maps of one or two renderers, concatenated; [V, H, W, C] tensors by name."""
 
+    def decode(self, clean: Tensor) -> Tensor:
+        """Pictures [N, C', H, W] in [0, 1] of clean samples: here the samples themselves."""
+        return clean.clamp(0, 1)
+
     def map_gradients(
         self,
         maps: Mapping[str, RenderedMaps],
@@ -189,9 +201,10 @@ class DiffusionTeacher(Teacher):
         ]
         with torch.enable_grad():
             given = self.prepare(leaves, prompts, cameras, generator)
+        target = given.pictures if self.space == "picture" else given.clean
         gradient, nonfinite = self._distill(given, step, generator)
         flat = [leaf for group in leaves for leaf in group.values()]
-        on_maps = iter(torch.autograd.grad(given.clean, flat, grad_outputs=gradient * self.loss_share))
+        on_maps = iter(torch.autograd.grad(target, flat, grad_outputs=gradient * self.loss_share))
         gradients = {renderer: {name: next(on_maps) for name in self.map_names} for renderer in maps}
         loss = 0.5 * gradient.square().sum() * self.loss_share
         return TeacherResult(
@@ -200,7 +213,7 @@ class DiffusionTeacher(Teacher):
 
     @torch.no_grad()
     def _distill(self, given: TeacherInput, step: int, generator: torch.Generator | None) -> tuple[Tensor, int]:
-        """The gradient on the clean samples, and how many samples were left out because a prediction was not finite."""
+        """The gradient on samples or pictures, and how many were left out because a prediction was not finite."""
         clean = given.clean.detach()
         low, high = (int(scheduled(bound, step) * self.schedule.num_timesteps) for bound in (self.t_min, self.t_max))
         high = min(high, self.schedule.num_timesteps - 1)
@@ -214,12 +227,14 @@ class DiffusionTeacher(Teacher):
             later = self.time_shift(t, low, share, self.schedule.num_timesteps)
         guidance = scheduled(self.guidance_scale, step)
         guided, conditional, free = self._predict(given, noise, t, later, guidance)
+        if self.space == "picture":
+            estimate = self.schedule.predict_clean(self.schedule.add_noise(clean, noise, t), guided, t)
+            return _leave_out_nonfinite(picture_gradient(given.pictures.detach(), self.decode(estimate)))
         student = noise if self.student == "sds" else conditional
         levels, views = self.schedule.alphas_cumprod.to(clean), given.samples_per_prompt
         at_later = LaterEstimate(free + guidance * (student - free), levels[later])
         gradient = distillation_gradient(clean, guided, student, levels[t], self.weighting, views, later=at_later)
-        finite = torch.isfinite(gradient).flatten(1).all(dim=1)
-        return torch.where(finite[:, None, None, None], gradient, 0.0), int((~finite).sum())
+        return _leave_out_nonfinite(gradient)
 
     def _predict(
         self, given: TeacherInput, noise: Tensor, t: Tensor, later: Tensor, guidance: float
@@ -279,3 +294,9 @@ class DiffusionTeacher(Teacher):
                 predicted = free + guidance * (predicted - free)
             noisy, clean = self.schedule.ddim_step(noisy, predicted, t, t - stride)
         return clean
+
+
+def _leave_out_nonfinite(gradient: Tensor) -> tuple[Tensor, int]:
+    """Zero for every sample whose gradient is not finite, and their number."""
+    finite = torch.isfinite(gradient).flatten(1).all(dim=1)
+    return torch.where(finite[:, None, None, None], gradient, 0.0), int((~finite).sum())

@@ -15,12 +15,25 @@ def latent_size(vae: AutoencoderKL, image_size: int) -> int:
     return image_size // 2 ** (len(vae.config.block_out_channels) - 1)
 
 
+def encode_pictures(
+    vae: AutoencoderKL, pictures: Float[Tensor, "views 3 height width"]
+) -> Float[Tensor, "views channels latent_height latent_width"]:
+    """Scaled latents (the mean of the posterior) of pictures in [0, 1], differentiable in the pictures."""
+    return vae.encode((pictures * 2 - 1).to(vae.dtype)).latent_dist.mean.to(pictures) * vae.config.scaling_factor
+
+
+def resized_pictures(
+    rgb: Float[Tensor, "views height width 3"], image_size: int
+) -> Float[Tensor, "views 3 image_size image_size"]:
+    """Rendered colours as square pictures of the size that a teacher looks at."""
+    return resize_map(rgb, image_size).permute(0, 3, 1, 2)
+
+
 def encode_rgb(
     vae: AutoencoderKL, rgb: Float[Tensor, "views height width 3"], image_size: int
 ) -> Float[Tensor, "views channels latent_height latent_width"]:
-    """Scaled latents (the mean of the posterior) of pictures in [0, 1], differentiable in the pictures."""
-    pictures = resize_map(rgb, image_size).permute(0, 3, 1, 2) * 2 - 1
-    return vae.encode(pictures.to(vae.dtype)).latent_dist.mean.to(rgb) * vae.config.scaling_factor
+    """Scaled latents of rendered colours in [0, 1], differentiable in the colours."""
+    return encode_pictures(vae, resized_pictures(rgb, image_size))
 
 
 @torch.no_grad()
@@ -28,5 +41,13 @@ def decode_rgb(
     vae: AutoencoderKL, latents: Float[Tensor, "views channels latent_height latent_width"]
 ) -> Float[Tensor, "views height width 3"]:
     """Pictures in [0, 1] of scaled latents."""
+    return decode_pictures(vae, latents).permute(0, 2, 3, 1)
+
+
+@torch.no_grad()
+def decode_pictures(
+    vae: AutoencoderKL, latents: Float[Tensor, "views channels latent_height latent_width"]
+) -> Float[Tensor, "views 3 height width"]:
+    """``decode_rgb``, channels first."""
     pictures = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.to(latents)
-    return (pictures.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)
+    return (pictures / 2 + 0.5).clamp(0, 1)

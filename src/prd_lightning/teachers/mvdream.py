@@ -11,7 +11,14 @@ from torch import Tensor
 from prd_lightning.cameras import Cameras
 from prd_lightning.losses import Schedule
 from prd_lightning.teachers.base import DiffusionTeacher, TeacherInput
-from prd_lightning.teachers.latents import LATENT_CHANNELS, decode_rgb, encode_rgb, latent_size
+from prd_lightning.teachers.latents import (
+    LATENT_CHANNELS,
+    decode_pictures,
+    decode_rgb,
+    encode_pictures,
+    latent_size,
+    resized_pictures,
+)
 from prd_lightning.teachers.loading import load_autoencoder, load_denoiser
 from prd_lightning.teachers.multiview import install_joint_view_attention, mvdream_camera_condition
 
@@ -60,8 +67,13 @@ class MVDreamTeacher(DiffusionTeacher):
         self, maps: list[dict[str, Tensor]], prompts: list[str], cameras: Cameras, generator: torch.Generator | None
     ) -> TeacherInput:
         """See ``DiffusionTeacher.prepare``."""
-        clean = torch.cat([encode_rgb(self.vae, rendered["rgb"], self.image_size) for rendered in maps])
-        return TeacherInput(clean, prompts * len(maps), self.views, mvdream_camera_condition(cameras).repeat(len(maps), 1))
+        pictures = torch.cat([resized_pictures(rendered["rgb"], self.image_size) for rendered in maps])
+        labels = mvdream_camera_condition(cameras).repeat(len(maps), 1)
+        return TeacherInput(encode_pictures(self.vae, pictures), pictures, prompts * len(maps), self.views, labels)
+
+    def decode(self, clean: Tensor) -> Tensor:
+        """Pictures of latents, see ``DiffusionTeacher.decode``."""
+        return decode_pictures(self.vae, clean)
 
     def sample(
         self, prompts: Sequence[str], cameras: Cameras, steps: int = 25, guidance_scale: float | None = None, seed: int = 0

@@ -63,7 +63,8 @@ class NormalDepthTeacher(DiffusionTeacher):
         """See ``DiffusionTeacher.prepare``."""
         pictures = [torch.cat([rendered[name] for name in self.map_names], dim=-1) for rendered in maps]
         clean = torch.cat([resize_map(picture, self.map_size) for picture in pictures]).permute(0, 3, 1, 2)
-        return TeacherInput(clean, prompts * len(maps), self.views, richdreamer_camera_condition(cameras).repeat(len(maps), 1))
+        labels = richdreamer_camera_condition(cameras).repeat(len(maps), 1)
+        return TeacherInput(clean, clean, prompts * len(maps), self.views, labels)
 
     def sample(
         self, prompts: Sequence[str], cameras: Cameras, steps: int = 25, guidance_scale: float | None = None, seed: int = 0

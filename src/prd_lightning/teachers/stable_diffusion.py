@@ -12,7 +12,14 @@ from prd_lightning.cameras import Cameras, horizontal_view_name
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.losses import Schedule
 from prd_lightning.teachers.base import DiffusionTeacher, TeacherInput
-from prd_lightning.teachers.latents import LATENT_CHANNELS, decode_rgb, encode_rgb, latent_size
+from prd_lightning.teachers.latents import (
+    LATENT_CHANNELS,
+    decode_pictures,
+    decode_rgb,
+    encode_pictures,
+    latent_size,
+    resized_pictures,
+)
 from prd_lightning.teachers.loading import load_autoencoder, load_denoiser
 
 OVERHEAD_ELEVATION = 60.0
@@ -72,12 +79,17 @@ class StableDiffusionTeacher(DiffusionTeacher):
         chosen = (start + torch.arange(self.views_scored) * (views // self.views_scored)) % views
         first = (chosen + torch.arange(count)[:, None] * views).flatten()
         opposite = ((chosen + views // 2) % views + torch.arange(count)[:, None] * views).flatten()
-        latents, texts = [], []
+        scored, texts = [], []
         for index, rendered in zip((first, opposite), maps):
-            latents.append(encode_rgb(self.vae, rendered["rgb"][index], self.image_size))
+            scored.append(resized_pictures(rendered["rgb"][index], self.image_size))
             named = first if self.first_view_text else index
             texts += [self.view_prompt(prompts[int(view) // views], cameras, int(view)) for view in named]
-        return TeacherInput(clean=torch.cat(latents), prompts=texts, samples_per_prompt=1)
+        pictures = torch.cat(scored)
+        return TeacherInput(encode_pictures(self.vae, pictures), pictures, texts, samples_per_prompt=1)
+
+    def decode(self, clean: Tensor) -> Tensor:
+        """Pictures of latents, see ``DiffusionTeacher.decode``."""
+        return decode_pictures(self.vae, clean)
 
     def view_prompt(self, prompt: str, cameras: Cameras, view: int) -> str:
         """The prompt with the name of a view: front, side, back or overhead."""
