@@ -57,3 +57,16 @@ def test_silhouettes_agree(scene):
     assert (pictures[0] - pictures[1]).abs().mean() < 2e-3
     cosine = torch.nn.functional.cosine_similarity(gradients[0].flatten(), gradients[1].flatten(), dim=0)
     assert cosine > 0.9
+
+
+def test_clipping_agrees(scene):
+    """A floor that reaches behind the cameras."""
+    *_, ours, theirs = scene
+    floor = torch.tensor([[-30.0, -30, -0.4, 1], [30, -30, -0.4, 1], [30, 30, -0.4, 1], [-30, 30, -0.4, 1]], device="cuda")
+    positions = torch.einsum("vij,nj->vni", turntable_cameras(3).to("cuda").model_view_projection(), floor)
+    faces = torch.tensor([[0, 1, 2], [0, 2, 3]], device="cuda")
+    first, second = (backend.rasterize(positions, faces, (SIZE, SIZE)) for backend in (ours, theirs))
+    assert ((first[..., 3] > 0) == (second[..., 3] > 0)).float().mean() > 0.995
+    same = (first[..., 3] == second[..., 3]) & (first[..., 3] > 0)
+    assert same.float().mean() > 0.2
+    torch.testing.assert_close(first[same][:, :3], second[same][:, :3], atol=1e-3, rtol=1e-3)

@@ -3,8 +3,8 @@
 The field is evaluated at every fourth point along each axis. How far it leaves the range of a block's eight corners is measured
 in full at probes: the blocks nearest to the surface and blocks spread over the grid. Blocks whose corners come within SAFETY
 times the largest excess of zero are evaluated at all of their points, and so is every block next to which a sign differs, until
-none is left. A surface that is found anywhere is therefore followed to its end; only a whole piece that lies between sampled points and
-rises above the margin can be missed (the measured rate is in docs/surface.md).
+none is left. A surface that is found anywhere is therefore followed to its end; only a whole piece that lies between sampled
+points and rises above the margin can be missed (the measured rate is in docs/surface.md).
 """
 
 from collections.abc import Callable
