@@ -87,7 +87,8 @@ def test_bad_lines_stop_or_are_left_out(generate, tmp_path, capsys):
     assert generate("--prompts", "prompts.jsonl", "--output", "all") == 2
     assert "prompts.jsonl, line 2" in capsys.readouterr().err and not (tmp_path / "all").exists()
     assert generate("--prompts", "prompts.jsonl", "--output", "all", "--on-error", "skip") == 0
-    assert names(tmp_path / "all") == ["a_red_cone_seed0.glb", "a_red_cone_seed0.json"]
+    found = [name for name in names(tmp_path / "all") if not name.startswith(".")]
+    assert found == ["a_red_cone_seed0.glb", "a_red_cone_seed0.json", "corpus.json", "results.jsonl"]
 
 
 def test_failed_prompts_are_listed_and_the_status_is_one(generate, tmp_path, capsys):
@@ -125,7 +126,7 @@ MISTAKES = {
     "one file for two": ([PROMPT, "a cone", "--output", "out.glb"], "2 meshes are to be made"),
     "missing prompt file": (["--prompts", "none.txt"], "there is no prompt file none.txt"),
     "empty prompt file": (["--prompts", "empty.txt"], "empty.txt is empty"),
-    "prompt file of blank lines": (["--prompts", "blank.txt"], "holds no prompt"),
+    "prompt file of blank lines": (["--prompts", "blank.txt"], "no usable prompt"),
     "unknown prompt file": (["--prompts", "prompts.docx"], "unknown suffix '.docx'"),
     "missing weights": ([PROMPT, "--weights", "nowhere"], "there is no file or folder nowhere"),
     "folder without weights": ([PROMPT, "--weights", "folder.glb"], "no generator in folder.glb"),

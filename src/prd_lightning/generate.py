@@ -44,6 +44,7 @@ SOME_FAILED = 1
 EXAMPLES = """examples:
   prd generate "a red cone on a blue cube" --output out.glb --seed 0
   prd generate "a red cone" "a blue cube" --seeds 0 1 2 --output meshes --turntable
+  prd generate --prompts corpus.jsonl --output corpus --devices 8        # any number of prompts: see docs/data.md
   prd generate --prompts prompts.txt --format obj --target-faces 5000 --texture-size 2048 --normal-map --output meshes
   prd generate "a red cone" --output cone.stl --scale 0.08 --smooth                    # 8 cm, to be printed
   prd generate "a green torus" --weights runs/my_run --output torus.ply --overwrite
@@ -82,7 +83,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments and examples."""
     parser.epilog = EXAMPLES
     parser.add_argument("prompt", nargs="*", metavar="PROMPT", help="what to make; several are allowed")
-    parser.add_argument("--prompts", metavar="FILE", help="file of prompts: .txt (one a line), .jsonl, .json or .parquet")
+    parser.add_argument(
+        "--prompts", metavar="FILE", help="file of prompts: .txt (one a line), .jsonl, .json, .csv, .tsv (all also .gz), .parquet"
+    )
     parser.add_argument(
         "--on-error", choices=("raise", "skip"), default="raise", help="bad lines of the prompt file: stop, or leave them out"
     )
@@ -109,11 +112,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     quality.add_argument("--steps", type=int, metavar="K", help="denoising steps (default: what the generator was trained for)")
     quality.add_argument("--batch-size", type=int, default=4, metavar="B", help="prompts denoised together (default 4)")
     quality.add_argument("--device", metavar="NAME", help="cpu, cuda, mps, ... (default: the GPU if there is one)")
+    corpus = parser.add_argument_group("many prompts (--prompts alone; repeat the command to go on where it stopped)")
+    corpus.add_argument("--devices", type=int, metavar="N", help="processes, each on a GPU of its own or on the CPU (default 1)")
+    corpus.add_argument("--nodes", type=int, metavar="N", help="machines (default 1); Slurm or torchrun start the command")
+    corpus.add_argument("--retries", type=int, metavar="N", help="further attempts for a prompt that fails (default 1)")
     add_mesh_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Generates and writes; prints the path of each mesh."""
+    if arguments.prompts is not None and not arguments.prompt:
+        from prd_lightning.corpus.command import generate_corpus
+
+        return generate_corpus(arguments)
+    only_given = [name for name in ("devices", "nodes", "retries") if getattr(arguments, name) is not None]
+    if only_given:
+        raise ConfigurationError(f"--{only_given[0]} is for a file of prompts alone (--prompts FILE without a PROMPT beside it)")
     prompts = _read_prompts(arguments)
     seeds = arguments.seeds or [arguments.seed or 0]
     check_seeds(seeds)
@@ -127,7 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path in (path for task in tasks for path in task.outputs):
         check_output(path, arguments.overwrite)
     pipeline = TextToMeshPipeline.from_pretrained(arguments.weights, arguments.device, arguments.base)
-    writer = _Writer(pipeline, options, placement, arguments.steps or pipeline.architecture.steps, arguments.overwrite)
+    writer = MeshWriter(pipeline, options, placement, arguments.steps or pipeline.architecture.steps, arguments.overwrite)
     given = [task.prompt for task in tasks], [task.seed for task in tasks]
     results = pipeline.stream(*given, options, arguments.batch_size, arguments.steps)
     return _report(len(tasks), [(task, error) for task, result in zip(tasks, results) if (error := writer.write(task, result))])
@@ -181,17 +195,18 @@ def plan_tasks(
     if not names_format and mesh_format is None and len(pairs) == 1 and output.suffix and not output.is_dir():
         format_of(output)  # raises: a single file of an unknown kind
     if names_format:
-        return [_task(*pairs[0], output, turntable)]
+        return [task_for(*pairs[0], output, turntable)]
     suffix = mesh_format or FORMATS[0]
-    return [_task(prompt, seed, output / f"{file_stem(prompt, seed)}.{suffix}", turntable) for prompt, seed in pairs]
+    return [task_for(prompt, seed, output / f"{file_stem(prompt, seed)}.{suffix}", turntable) for prompt, seed in pairs]
 
 
-def _task(prompt: str, seed: int, path: Path, turntable: str | None) -> Task:
+def task_for(prompt: str, seed: int, path: Path, turntable: str | None) -> Task:
+    """The task that ends in ``path``."""
     return Task(prompt, seed, path, path.with_suffix(".json"), path.with_suffix(f".{turntable}") if turntable else None)
 
 
 @dataclass(frozen=True)
-class _Writer:
+class MeshWriter:
     """Writes meshes, and beside each one what is known of it."""
 
     pipeline: TextToMeshPipeline
