@@ -4,12 +4,15 @@ Every benchmark compares cases within one run, in turns, so that their ratios me
 a module with a ``build(settings)`` that makes its cases; ``REGISTRY`` names them all.
 """
 
-from benchmarks import folding, grid_distances, normals, rasterizer, training_step
+from benchmarks import folding, grid_distances, normals, prompts, rasterizer, surface, training_step, waiting
 
 REGISTRY = {
     "training_step": training_step.build,
     "normals": normals.build,
     "grid_distances": grid_distances.build,
+    "surface": surface.build,
     "rasterizer": rasterizer.build,
     "folding": folding.build,
+    "prompts": prompts.build,
+    "waiting": waiting.build,
 }

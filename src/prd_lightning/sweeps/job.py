@@ -8,7 +8,6 @@ so all ranks share it.
 
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from prd_lightning.run_folder import CHECKPOINTS
 from prd_lightning.sweeps.record import read_record, record_failure
@@ -76,8 +77,8 @@ def plan(folder: Path, overrides: list[str]) -> list[str] | None:
 
 def command(folder: Path, overrides: Sequence[str]) -> list[str]:
     """The command line of one training in ``folder``."""
-    quoted = re.sub(r'(\\*)"', r'\1\1\\"', str(folder))
-    return [sys.executable, "-m", "prd_lightning.cli", "train", *overrides, f'hydra.run.dir="{quoted}"', "hydra.mode=RUN"]
+    quoted = QuotedString(str(folder), Quote.double).with_quotes()
+    return [sys.executable, "-m", "prd_lightning.cli", "train", *overrides, f"hydra.run.dir={quoted}", "hydra.mode=RUN"]
 
 
 def _wait_for(arguments: list[str]) -> int:
@@ -92,25 +93,26 @@ def _wait_for(arguments: list[str]) -> int:
 
 @contextmanager
 def _passing_on(process: subprocess.Popen) -> Iterator[None]:
-    """Hands SIGTERM down to ``process``, then to whatever handled it before."""
+    """Hands SIGTERM down to ``process`` and, once that has ended, to whatever handled it before."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     previous = signal.getsignal(signal.SIGTERM)
+    received: list[FrameType | None] = []
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        process.terminate()
-        if callable(previous):
-            previous(number, frame)
-        else:
-            process.wait()
-            raise SystemExit(128 + number)
+        received.append(frame)
+        process.terminate()  # not waited for here: the main thread may be waiting, and waiting is not reentrant
 
     signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+        if received and callable(previous):
+            previous(signal.SIGTERM, received[0])
+        elif received:
+            raise SystemExit(128 + signal.SIGTERM)
 
 
 def _explanation(status: int) -> str:

@@ -1,6 +1,7 @@
 """``job.json`` in a run's folder: what was overridden, how long it took, how it ended."""
 
 import json
+import os
 import resource
 import time
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.utilities import rank_zero_only
 
 from prd_lightning.files import atomic_write
 from prd_lightning.sweeps.runs import DONE, FAILED, INTERRUPTED, JOB_FILE, RUNNING
+
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
 @contextmanager
@@ -66,8 +68,14 @@ def record_failure(folder: Path, overrides: Sequence[str], message: str, before:
         _write(folder, known | {"status": FAILED, "error": message})
 
 
-@rank_zero_only
+def is_first_process() -> bool:
+    """Whether this is rank 0, by the variables that launchers set (without Lightning, whose import takes seconds)."""
+    return next((int(os.environ[name]) == 0 for name in RANK_VARIABLES if name in os.environ), True)
+
+
 def _write(folder: Path, entry: dict[str, Any]) -> None:
+    if not is_first_process():
+        return
     with atomic_write(folder / JOB_FILE, overwrite=True) as temporary:
         temporary.write_text(json.dumps(entry, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
