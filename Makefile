@@ -30,7 +30,7 @@ PRD := $(VENV)/bin/prd
 comma := ,
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: help setup train generate evaluate sweep weights doctor tinyworld test lint bench notebooks clean
+.PHONY: help setup train generate evaluate sweep weights doctor tinyworld test lint bench notebooks validate clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -74,6 +74,10 @@ bench: $(INSTALLED)  ## measure speed and memory (ARGS=)
 
 notebooks: $(INSTALLED)  ## run the notebooks and keep their outputs in place
 	@$(VENV)/bin/jupyter execute --inplace $(value ARGS) notebooks/*.ipynb
+
+validate: $(INSTALLED)  ## check GLB files with Khronos' validator, which npm puts into .make (needs node; ARGS=)
+	@npm install --silent --no-save --no-package-lock --prefix .make/gltf-validator "gltf-validator@>=2.0.0-dev.3 <3"
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/mesh/test_export.py -k khronos -rs $(value ARGS)
 
 clean:  ## remove build products and caches (neither runs nor .venv)
 	@rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache

@@ -70,7 +70,7 @@ def make(tmp_path) -> Make:
 def test_help_is_the_default_and_lists_every_target(make):
     text = (REPOSITORY / "Makefile").read_text()
     targets = next(line for line in text.splitlines() if line.startswith(".PHONY:")).split()[1:]
-    named = "help setup train generate evaluate sweep weights doctor tinyworld test lint bench notebooks clean"
+    named = "help setup train generate evaluate sweep weights doctor tinyworld test lint bench notebooks validate clean"
     assert sorted(targets) == sorted(named.split())
     shown = make().stdout
     assert shown == make("help").stdout

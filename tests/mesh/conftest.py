@@ -5,6 +5,7 @@ from places import place_colors
 
 from prd_lightning.isosurface import extract_isosurface, grid_points
 from prd_lightning.mesh import Mesh
+from prd_lightning.pipeline import TextToMeshPipeline
 from prd_lightning.rendering import vertex_normals
 from prd_lightning.tinyworld.shapes import PRIMITIVES
 
@@ -16,3 +17,9 @@ def wedge() -> Mesh:
     """About 6000 faces, closed."""
     vertices, faces = extract_isosurface(PRIMITIVES["wedge"](grid_points(RESOLUTION)), RESOLUTION)
     return Mesh.create(vertices, faces, place_colors(vertices.numpy()), vertex_normals(vertices, faces))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> TextToMeshPipeline:
+    """The generator that ships with the package."""
+    return TextToMeshPipeline.from_pretrained("tiny", device="cpu")

@@ -1,14 +1,43 @@
 """Files read back with trimesh: axes, size, colours, normals, metadata; names; and what cannot be written."""
 
+import contextlib
+import dataclasses
+import errno
 import json
+import os
+import resource
+import shutil
+import signal
 import struct
+import subprocess
+from pathlib import Path
 
+import fields
 import numpy
 import pytest
 import trimesh
+from PIL import Image
 
-from prd_lightning.errors import ConfigurationError, OutputExistsError, OutputNotWritableError
-from prd_lightning.mesh import FORMATS, file_stem, save_mesh
+from prd_lightning.errors import (
+    ConfigurationError,
+    NonFiniteError,
+    NotWatertightError,
+    OutputExistsError,
+    OutputNotWritableError,
+)
+from prd_lightning.files import atomic_write_all
+from prd_lightning.mesh import (
+    FORMATS,
+    Mesh,
+    MeshOptions,
+    Placement,
+    clean_mesh,
+    file_stem,
+    make_mesh,
+    mesh_files,
+    place_mesh,
+    save_mesh,
+)
 from prd_lightning.mesh.glb import linear_to_srgb, srgb_to_linear
 
 METADATA = {"prompt": "a red\nwedge \u00e9", "seed": 3, "versions": {"prd_lightning": "0"}}
@@ -138,3 +167,226 @@ def test_file_names():
     assert len(set(names)) == len(names)
     assert all(name.isascii() and not set(name) & set("/\\. ") and len(name) < 90 for name in names)
     assert file_stem("A red cone", 0) == file_stem("A red cone", 0)
+
+
+# ------------------------------------------------------------------------------------------- textures in GLB and OBJ
+
+
+@pytest.fixture(scope="module")
+def textured() -> Mesh:
+    """A dented ball with a texture and a normal map."""
+    field, planes = fields.bumpy_field()
+    options = MeshOptions(resolution=20, target_faces=400, texture=True, texture_size=512, normal_map=True)
+    return make_mesh(field, planes, options)[0]
+
+
+def samples(mesh: Mesh) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Centres of the triangles in the world, and the texture's colours there."""
+    centers = mesh.texture.coordinates[mesh.texture.faces].mean(axis=1)
+    columns, rows = (centers * mesh.texture.size).astype(int).T
+    return mesh.vertices[mesh.faces].mean(axis=1), mesh.texture.color[rows, columns]
+
+
+def test_a_textured_glb_reads_back_with_its_colours_at_their_places(textured, tmp_path):
+    path = save_mesh(textured, tmp_path / "mesh.glb", metadata=METADATA)
+    tree, shape = tree_of(path), read(path)
+    primitive = tree["meshes"][0]["primitives"][0]
+    assert set(primitive["attributes"]) == {"POSITION", "NORMAL", "TEXCOORD_0", "TANGENT"} and len(tree["materials"]) == 1
+    assert tree["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"] == {"index": 0}
+    assert tree["materials"][0]["normalTexture"] == {"index": 1} and tree["asset"]["extras"] == METADATA
+    assert all(image["mimeType"] == "image/png" for image in tree["images"])
+    places, colors = samples(textured)
+    numpy.testing.assert_allclose(shape.triangles_center[:, [2, 0, 1]], places, atol=1e-5)
+    # trimesh turns v over when it reads, and again when it looks up.
+    seen = shape.visual.material.baseColorTexture
+    assert (numpy.asarray(seen) == textured.texture.color).all()
+    assert (numpy.asarray(shape.visual.material.normalTexture) == textured.texture.normal).all()
+    uv = shape.visual.uv[shape.faces].mean(axis=1)
+    found = trimesh.visual.color.uv_to_color(uv, seen)[:, :3].astype(int)
+    assert abs(found - colors.astype(int)).mean() < 3 and colors.std() > 20
+
+
+def test_a_textured_obj_reads_back_with_its_colours_at_their_places(textured, tmp_path):
+    path = save_mesh(textured, tmp_path / "mesh.obj", metadata=METADATA)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mesh.mtl", "mesh.obj", "mesh_color.png", "mesh_normal.png"]
+    assert sorted(mesh_files(path, True, True)) == sorted(tmp_path.iterdir()) and mesh_files(path) == [path]
+    shape = read(path)
+    places, colors = samples(textured)
+    numpy.testing.assert_allclose(shape.triangles_center[:, [2, 0, 1]], places, atol=1e-5)
+    found = trimesh.visual.color.uv_to_color(shape.visual.uv[shape.faces].mean(axis=1), shape.visual.material.image)
+    assert abs(found[:, :3].astype(int) - colors.astype(int)).mean() < 3
+    assert (numpy.asarray(Image.open(tmp_path / "mesh_normal.png")) == textured.texture.normal).all()
+    material = (tmp_path / "mesh.mtl").read_text()
+    assert "map_Kd mesh_color.png\n" in material and "norm mesh_normal.png\n" in material
+
+
+def test_formats_without_textures_take_the_vertices_colours(textured, tmp_path):
+    shape = read(save_mesh(textured, tmp_path / "mesh.ply"))
+    numpy.testing.assert_allclose(shape.visual.vertex_colors[:, :3] / 255, textured.colors, atol=0.5 / 255 + 1e-6)
+    assert list(tmp_path.iterdir()) == [tmp_path / "mesh.ply"]
+
+
+def test_every_kind_of_glb_passes_the_khronos_validator(wedge, textured, tmp_path):
+    """No errors and no warnings. The validator comes from npm: ``make validate`` installs it and runs this test."""
+    folder = validator_folder()
+    plain = dataclasses.replace(textured, texture=dataclasses.replace(textured.texture, normal=None, tangents=None))
+    kinds = {"colors": wedge, "texture": plain, "normals": textured, "triangle": fields.triangle()}
+    paths = [save_mesh(mesh, tmp_path / f"{name}.glb", metadata=METADATA) for name, mesh in kinds.items()]
+    paths.append(save_mesh(textured, tmp_path / "placed.glb", placement=Placement(0.1, "-z", "x")))
+    program = (
+        "const validator = require('gltf-validator'), fs = require('fs');"
+        "Promise.all(process.argv.slice(1).map(f => validator.validateBytes(new Uint8Array(fs.readFileSync(f)))"
+        ".then(r => [r.issues.numErrors, r.issues.numWarnings, r.issues.messages])))"
+        ".then(all => console.log(JSON.stringify(all)));"
+    )
+    command = ["node", "-e", program, *map(str, paths)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=True)
+    reports = json.loads(done.stdout)
+    assert len(reports) == len(paths)
+    for path, (errors, warnings, messages) in zip(paths, reports):
+        assert (errors, warnings) == (0, 0), (path.name, messages)
+
+
+def validator_folder() -> Path:
+    """Where npm has put gltf-validator; skips where it or node is missing."""
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed, so the Khronos validator cannot run")
+    folder = Path(__file__).resolve().parents[2] / ".make" / "gltf-validator"
+    if not (folder / "node_modules" / "gltf-validator").is_dir():
+        pytest.skip("the Khronos validator is not installed; `make validate` does it")
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------------- axes and scale
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize(("up", "front"), [("z", "-y"), ("-x", "y"), ("y", "x"), ("z", "x")])
+def test_axes_and_scale_on_demand(wedge, tmp_path, suffix, up, front):
+    """The wedge is low in front and high at the back, wherever these are; its longest side has the length that was asked for."""
+    shape = read(save_mesh(wedge, tmp_path / f"mesh.{suffix}", placement=Placement(0.3, up, front)))
+    metre = 1000 if suffix == "stl" else 1
+    assert max(shape.bounds[1] - shape.bounds[0]) == pytest.approx(0.3 * metre, rel=1e-5)
+    axes = {f"{sign}{name}": (-1.0 if sign else 1.0) * row for name, row in zip("xyz", numpy.eye(3)) for sign in ("", "-")}
+    ahead, upwards = shape.vertices @ axes[front], shape.vertices @ axes[up]
+    size = 0.3 * metre
+    assert upwards[ahead > 0.25 * size].max() < 0 < upwards[ahead < -0.25 * size].max()
+    assert shape.volume > 0 and shape.is_winding_consistent  # no mirror image
+    # Right of the object as one faces it: green grows with y in the world.
+    if suffix in ("obj", "ply"):
+        right = shape.vertices @ numpy.cross(axes[up], axes[front])
+        green = shape.visual.vertex_colors[:, 1]
+        assert numpy.corrcoef(right, green)[0, 1] > 0.9
+
+
+def test_one_axis_alone_moves_the_other_out_of_its_way():
+    assert Placement(up="z").axes("glb") == ("z", "x") and Placement(up="x").axes("glb") == ("x", "z")
+    assert Placement(front="y").axes("glb") == ("z", "y") and Placement(front="-Y").axes("stl") == ("z", "-y")
+    assert Placement().axes("glb") == ("y", "z") and Placement(up="+y").axes("ply") == ("y", "x")
+    for kind in FORMATS:
+        assert numpy.linalg.det(Placement(up="-x").rotation(kind)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"up": "w"}, "up must be one of x, -x"),
+        ({"front": "up"}, "front must be one of"),
+        ({"up": "y", "front": "-y"}, "different axes"),
+        ({"size": 0.0}, "positive number of metres"),
+        ({"size": float("nan")}, "positive number of metres"),
+    ],
+)
+def test_placements_that_make_no_sense(arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Placement(**arguments)
+
+
+def test_tangents_turn_with_the_object(textured):
+    placed = place_mesh(textured, "glb", Placement(0.5, "x", "z"))
+    corners = placed.normals[placed.texture.vertex]
+    assert abs((placed.texture.tangents[:, :3] * corners).sum(axis=1)).max() < 1e-4
+    assert abs(placed.texture.tangents - textured.texture.tangents).max() > 0.1
+
+
+# ------------------------------------------------------------------------------------- printing, and what goes wrong
+
+
+def test_an_open_surface_is_not_printed(tmp_path):
+    mesh = fields.to_mesh(fields.without_faces(fields.ball(), 2))
+    with pytest.raises(NotWatertightError, match="6 of its 480 edges have one face.*--fill-holes"):
+        save_mesh(mesh, tmp_path / "mesh.stl")
+    assert not list(tmp_path.iterdir())
+    mended, _ = clean_mesh(mesh, fill_holes=10)
+    assert read(save_mesh(mended, tmp_path / "mesh.stl")).volume > 0
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_vertices_that_are_not_finite_are_not_written(wedge, tmp_path, suffix):
+    vertices = wedge.vertices.copy()
+    vertices[0] = numpy.inf
+    with pytest.raises(NonFiniteError, match="1 of 3786 vertices"):
+        save_mesh(dataclasses.replace(wedge, vertices=vertices), tmp_path / f"mesh.{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["glb", "obj", "ply"])
+def test_one_triangle_in_every_format(tmp_path, suffix):
+    assert len(read(save_mesh(fields.triangle(), tmp_path / f"mesh.{suffix}")).faces) == 1
+
+
+def test_one_triangle_is_not_printed(tmp_path):
+    with pytest.raises(NotWatertightError, match="3 of its 3 edges"):
+        save_mesh(fields.triangle(), tmp_path / "mesh.stl")
+
+
+@contextlib.contextmanager
+def largest_file(size: int):
+    """Files cannot grow beyond ``size`` bytes: what a full disk does to a write."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_full_disk_leaves_nothing_behind(wedge, textured, tmp_path, suffix):
+    for mesh in (wedge, textured):
+        with largest_file(5000), pytest.raises(OutputNotWritableError, match="cannot write .*mesh"):
+            save_mesh(mesh, tmp_path / f"mesh.{suffix}")
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_keeps_all_files_of_an_older_obj(wedge, textured, tmp_path):
+    path = save_mesh(textured, tmp_path / "mesh.obj")
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    with largest_file(5000), pytest.raises(OutputNotWritableError):
+        save_mesh(textured, path, overwrite=True, metadata=METADATA)
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+def test_one_file_in_the_way_keeps_an_obj_from_being_written(textured, tmp_path):
+    (tmp_path / "mesh_color.png").write_text("mine")
+    with pytest.raises(OutputExistsError, match="mesh_color.png exists"):
+        save_mesh(textured, tmp_path / "mesh.obj")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_files_that_belong_together_get_their_names_together(tmp_path, monkeypatch):
+    places = [tmp_path / "first", tmp_path / "second"]
+    real = os.replace
+
+    def fails_on_second(source, target):
+        if Path(target).name == "second":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", fails_on_second)
+    with pytest.raises(OutputNotWritableError, match="No space left"), atomic_write_all(places) as temporaries:
+        for temporary in temporaries.values():
+            temporary.write_text("complete")
+    assert not list(tmp_path.iterdir())
