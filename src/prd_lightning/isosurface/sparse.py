@@ -25,11 +25,12 @@ from prd_lightning.field import PreparedPlanes, TriplaneField
 from prd_lightning.isosurface.bounds import linear_bounds
 from prd_lightning.isosurface.sampled import sampled_signs
 
-BLOCK = 8
+BLOCK, SMALL_BLOCK, FINE = 8, 4, 96
+"""Points along a block's sides, for grids of at least FINE cells and for coarser ones."""
 BLOCKS_AT_ONCE = 2048
 BLOCKS_TRIED = 400
 POINTS_AT_ONCE = 32_768
-LOOSE = 0.3
+LOOSE = 0.5
 """Mean width of the bounds of the network over a block beyond which they are not worth their time."""
 ROUNDING = 16
 """Roundings of float32 (relative to the largest possible sum of magnitudes) within which a sign is looked up in float64."""
@@ -155,14 +156,13 @@ class FieldGrid:
     @torch.no_grad()
     def sparse_signs(self) -> GridSigns:
         """The same signs by evaluating the points that bounds leave open, or those near the surface of a rough field."""
-        blocks = -(-self.side // BLOCK)
-        padded = torch.arange(blocks * BLOCK, device=self.axis.device).clamp_max(self.side - 1)
-        search = _BlockSearch(self, padded)
+        size = BLOCK if self.resolution >= FINE else SMALL_BLOCK
+        search = _BlockSearch(self, size)
         if search.looseness() > LOOSE:
             return GridSigns(*sampled_signs(self._evaluate, self.side, self.axis.device), certain=False)
         search.prepare()
         state = search.settle_blocks()
-        inside = (state > 0)[:, None].repeat(1, BLOCK**3)
+        inside = (state > 0)[:, None].repeat(1, size**3)
         evaluated = 0
         for chosen in (state == 0).nonzero().squeeze(1).split(BLOCKS_AT_ONCE):
             part, is_open = search.settle_points(chosen)
@@ -172,22 +172,24 @@ class FieldGrid:
                 part[at[:, 0], at[:, 1]] = self.settle(numbers, self.distances(numbers))
             inside[chosen] = part
             evaluated += len(points)
-        volume = inside.view(blocks, blocks, blocks, BLOCK, BLOCK, BLOCK).permute(0, 3, 1, 4, 2, 5)
-        volume = volume.reshape(blocks * BLOCK, blocks * BLOCK, blocks * BLOCK)
+        blocks = search.count
+        volume = inside.view(blocks, blocks, blocks, size, size, size).permute(0, 3, 1, 4, 2, 5)
+        volume = volume.reshape(blocks * size, blocks * size, blocks * size)
         return GridSigns(volume[: self.side, : self.side, : self.side].contiguous(), evaluated)
 
 
 class _BlockSearch:
-    """Bounds of a grid cut into n^3 blocks of BLOCK^3 points (the last ones repeat the grid's end)."""
+    """Bounds of a grid cut into n^3 blocks of size^3 points (the last ones repeat the grid's end)."""
 
-    def __init__(self, grid: FieldGrid, padded: Int[Tensor, " padded"]) -> None:
-        self.grid, self.padded, self.count = grid, padded, len(padded) // BLOCK
+    def __init__(self, grid: FieldGrid, size: int) -> None:
+        self.grid, self.size, self.count = grid, size, -(-grid.side // size)
+        self.padded = padded = torch.arange(self.count * size, device=grid.axis.device).clamp_max(grid.side - 1)
         self.coordinates = grid.axis[padded]
         self.linear: list[Tensor] = []
         n, units = self.count, grid.hidden.shape[-1]
         tables = grid.hidden[:, padded][:, :, padded]
-        along = tables.view(3, n, BLOCK, n * BLOCK, units)
-        along = (along.amin(dim=2).view(3, n, n, BLOCK, units), along.amax(dim=2).view(3, n, n, BLOCK, units))
+        along = tables.view(3, n, size, n * size, units)
+        along = (along.amin(dim=2).view(3, n, n, size, units), along.amax(dim=2).view(3, n, n, size, units))
         self.low, self.high = self._spread(along[0].amin(dim=3)), self._spread(along[1].amax(dim=3))
         self.tables = tables
 
@@ -204,17 +206,17 @@ class _BlockSearch:
 
     def prepare(self) -> None:
         """The linear bounds at every look-up of every block: scalars that add up to the bounds of a point."""
-        n, units = self.count, self.low.shape[-1]
+        n, size, units = self.count, self.size, self.low.shape[-1]
         parts = [self._bounds(*pair) for pair in zip(self.low.split(BLOCKS_AT_ONCE), self.high.split(BLOCKS_AT_ONCE))]
         coefficients, self.offsets = (torch.cat(values) for values in zip(*parts))
-        patches = self.tables.view(3, n, BLOCK, n, BLOCK, units).permute(0, 1, 3, 5, 2, 4).reshape(3, n, n, units, BLOCK**2)
+        patches = self.tables.view(3, n, size, n, size, units).permute(0, 1, 3, 5, 2, 4).reshape(3, n, n, units, size**2)
         # The two axes of each plane first: all blocks behind a patch share its look-ups.
         shaped = coefficients.view(n, n, n, 2, units)
         for plane, order in enumerate(((0, 1, 2), (0, 2, 1), (1, 2, 0))):
             ahead = shaped.permute(*order, 3, 4).reshape(n, n, n * 2, units)
-            product = (ahead @ patches[plane]).view(n, n, n, 2, BLOCK**2)
+            product = (ahead @ patches[plane]).view(n, n, n, 2, size**2)
             back = [order.index(axis) for axis in range(3)]
-            self.linear.append(product.permute(*back, 3, 4).reshape(n**3, 2, BLOCK**2))
+            self.linear.append(product.permute(*back, 3, 4).reshape(n**3, 2, size**2))
 
     def _spread(self, planes: Float[Tensor, "3 blocks blocks units"]) -> Float[Tensor, "cubes units"]:
         """Sums of the three planes' values for every block."""
@@ -224,7 +226,7 @@ class _BlockSearch:
     def settle_blocks(self) -> Int[Tensor, " cubes"]:
         """1 for blocks inside, -1 outside, 0 open; bounds that are not finite leave a block open."""
         lowest = sum(part.amin(dim=-1) for part in self.linear) + self.offsets
-        sizes = self.coordinates.abs().view(self.count, BLOCK).square()
+        sizes = self.coordinates.abs().view(self.count, self.size).square()
         sphere = []
         for squares in (sizes.amin(dim=1), sizes.amax(dim=1)):
             distance = (squares[:, None, None] + squares[:, None] + squares).sqrt().flatten()
@@ -234,8 +236,8 @@ class _BlockSearch:
         return inside.long() - outside.long()
 
     def settle_points(self, blocks: Int[Tensor, " chosen"]) -> tuple[Tensor, Tensor]:
-        """[N, BLOCK^3] whether points are certainly inside, and whether they are open."""
-        xy, xz, yz = (part[blocks].view(-1, 2, BLOCK, BLOCK) for part in self.linear)
+        """[N, size^3] whether points are certainly inside, and whether they are open."""
+        xy, xz, yz = (part[blocks].view(-1, 2, self.size, self.size) for part in self.linear)
         bound = xy[..., None] + (xz[:, :, :, None] + self.offsets[blocks].view(-1, 2, 1, 1, 1)) + yz[:, :, None]
         x, y, z = (axis.square() for axis in self._axes(blocks))
         sphere = (x[:, :, None, None] + y[:, None, :, None] + z[:, None, None]).sqrt_().sub_(self.grid.field.sphere_radius)
@@ -247,12 +249,12 @@ class _BlockSearch:
         return blocks // self.count**2, blocks // self.count % self.count, blocks % self.count
 
     def _axes(self, blocks: Tensor) -> list[Tensor]:
-        """[N, BLOCK] coordinates of the points of each block along x, y and z."""
-        shaped = self.coordinates.view(self.count, BLOCK)
+        """[N, size] coordinates of the points of each block along x, y and z."""
+        shaped = self.coordinates.view(self.count, self.size)
         return [shaped[index] for index in self._corner(blocks)]
 
     def grid_points_of(self, blocks: Int[Tensor, " points"], places: Int[Tensor, " points"]) -> Int[Tensor, " points"]:
         """Numbers of grid points from the blocks and the places in them."""
-        within = (places // BLOCK**2, places // BLOCK % BLOCK, places % BLOCK)
-        x, y, z = (self.padded[corner * BLOCK + step] for corner, step in zip(self._corner(blocks), within))
+        within = (places // self.size**2, places // self.size % self.size, places % self.size)
+        x, y, z = (self.padded[corner * self.size + step] for corner, step in zip(self._corner(blocks), within))
         return (x * self.grid.side + y) * self.grid.side + z

@@ -10,6 +10,7 @@ from prd_lightning.errors import ConfigurationError
 from prd_lightning.isosurface import (
     close_boundary,
     deform,
+    ends_of_edges,
     extract_isosurface,
     find_surface,
     grid_points,
@@ -162,6 +163,25 @@ def test_topology_depends_on_signs_alone():
     assert torch.equal(first.edges, second.edges) and torch.equal(first.faces, second.faces)
     ends = values[first.edges]
     assert (ends.prod(dim=1) < 0).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_numbering_without_sorting_is_that_of_sorted_edges(seed):
+    """Vertices in the order of their edges' ends; every edge of the subdivision whose ends differ is there once."""
+    values = torch.randn(6**3, generator=torch.Generator().manual_seed(seed))
+    surface = find_surface(values, 5)
+    key = surface.edges[:, 0] * 6**3 + surface.edges[:, 1]
+    assert (key.diff() > 0).all()
+    steps = torch.tensor([[bits >> 2 & 1, bits >> 1 & 1, bits & 1] for bits in range(1, 8)])
+    index = torch.cartesian_prod(*[torch.arange(6)] * 3)
+    ahead = index[:, None] + steps
+    within = (ahead < 6).all(dim=-1)
+    start = torch.arange(6**3)[:, None].expand(-1, 7)[within]
+    end = (ahead @ torch.tensor([36, 6, 1]))[within]
+    cut = (values[start] < 0) != (values[end] < 0)
+    assert torch.equal(key, (start * 6**3 + end)[cut].sort().values)
+    needed, ends = ends_of_edges(surface.edges, 6**3)
+    assert torch.equal(needed, surface.edges.unique()) and torch.equal(needed[ends], surface.edges)
 
 
 def test_grid_needs_two_cells():
