@@ -2,15 +2,21 @@
 
 import json
 import logging
+import sys
 from pathlib import Path
 
 import pytest
 import trimesh
 from PIL import Image
+from small_disk import largest_file
 from untrained import save_untrained
 
 from prd_lightning import cli
+from prd_lightning import generate as generate_module
 from prd_lightning.checkpoints import load_generator, save_generator
+from prd_lightning.errors import NotWatertightError
+from prd_lightning.mesh import atlas, save_mesh
+from prd_lightning.mesh.reading import file_health
 
 QUICK = ["--resolution", "12", "--steps", "1", "--device", "cpu", "--no-texture"]
 PROMPT = "a red cone on a blue cube"
@@ -109,6 +115,77 @@ def test_help_shows_examples(capsys):
     assert left.value.code == 0 and 'prd generate "a red cone on a blue cube" --output out.glb --seed 0' in text
 
 
+# ------------------------------------------------------------------------------------------- meshes, textures, pictures
+
+
+def texture_flags(*more: str) -> list[str]:
+    """A texture after all: ``QUICK`` leaves it out."""
+    return ["--texture-size", "512", *more]
+
+
+@pytest.fixture
+def with_texture(generate, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "QUICK", [word for word in QUICK if word != "--no-texture"])
+    return generate
+
+
+def test_a_textured_mesh_and_its_sidecar(with_texture, tmp_path):
+    flags = texture_flags("--normal-map", "--scale", "0.5", "--turntable", "gif")
+    assert with_texture(PROMPT, "--output", "out.glb", *flags) == 0
+    assert names(tmp_path) == ["out.gif", "out.glb", "out.json"]
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told["texture"]["size"] == 512 and told["texture"]["normal_map"] and told["texture"]["fallback"] is None
+    assert told["health"] == file_health(tmp_path / "out.glb").to_dict()
+    assert max(told["health"]["size"]) == pytest.approx(0.5, rel=1e-5) and (told["up"], told["front"]) == ("y", "z")
+    assert told["health"]["watertight"] and told["health"]["genus"] == 0 and told["health"]["texel_density"] > 100
+    assert told["clean_up"]["faces_after"] == told["faces"] and told["target_faces"] == 20_000
+
+
+def test_a_textured_obj_has_its_files_beside_it(with_texture, tmp_path):
+    assert with_texture(PROMPT, "--output", "out.obj", *texture_flags()) == 0
+    assert names(tmp_path) == ["out.json", "out.mtl", "out.obj", "out_color.png"]
+    assert json.loads((tmp_path / "out.json").read_text())["files"] == ["out.obj", "out.mtl", "out_color.png"]
+
+
+def test_a_texture_that_takes_too_long_falls_back(with_texture, tmp_path, monkeypatch, caplog):
+    (tmp_path / "endless.py").write_text("import time; time.sleep(600)")
+    monkeypatch.setattr(atlas, "WORKER", tmp_path / "endless.py")
+    assert with_texture(PROMPT, "--output", "all/out.obj", "--texture-timeout", "0.3") == 0
+    assert names(tmp_path / "all") == ["out.json", "out.obj"] and "colours at its vertices" in caplog.text
+    told = json.loads((tmp_path / "all" / "out.json").read_text())
+    assert "more than 0.3 seconds" in told["texture"]["fallback"] and told["files"] == ["out.obj"]
+
+
+def test_clean_up_flags_reach_the_mesh(generate, tmp_path):
+    assert generate(PROMPT, "--output", "out.stl", "--smooth", "--remesh", "8", "--fill-holes", "--scale", "0.08") == 0
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told["clean_up"]["smoothing_steps"] == 10 and told["clean_up"]["remeshed"] and told["health"]["unit"] == "mm"
+    assert max(told["health"]["size"]) == pytest.approx(80, rel=1e-5)
+    assert generate(PROMPT, "--output", "more.glb", "--target-faces", "100000", "--up", "z", "--front=-y") == 0
+    told = json.loads((tmp_path / "more.json").read_text())
+    assert told["faces"] == told["clean_up"]["faces_before"] < told["target_faces"] == 100_000
+    assert (told["up"], told["front"]) == ("z", "-y")
+
+
+def test_an_open_mesh_is_not_printed_and_the_others_are(generate, tmp_path, monkeypatch, capsys):
+    def refuse_first(mesh, path, *rest):
+        if "cone" in str(path):
+            raise NotWatertightError("the mesh is not watertight")
+        return save_mesh(mesh, path, *rest)
+
+    monkeypatch.setattr(generate_module, "save_mesh", refuse_first)
+    assert generate("a red cone", "a blue cube", "--format", "stl", "--output", "all") == 1
+    assert names(tmp_path / "all") == ["a_blue_cube_seed0.json", "a_blue_cube_seed0.stl"]
+    captured = capsys.readouterr()
+    assert "1 of 2 failed" in captured.err and "'a red cone' (seed 0): the mesh is not watertight" in captured.err
+
+
+def test_a_full_disk_is_told_and_leaves_no_part_of_a_file(generate, tmp_path, capsys):
+    with largest_file(2000):
+        assert generate(PROMPT, "--output", "all/out.glb") == 2
+    assert "cannot write all/out.glb" in capsys.readouterr().err and names(tmp_path / "all") == []
+
+
 # ------------------------------------------------------------------------------------------------------ mistakes
 
 
@@ -133,6 +210,16 @@ MISTAKES = {
     "foreign weights": ([PROMPT, "--weights", "taken.glb"], "not a complete safetensors file"),
     "target faces": ([PROMPT, "--target-faces", "1"], "target_faces must be at least 4"),
     "batch size": ([PROMPT, "--batch-size", "0"], "batch_size"),
+    "texture size": ([PROMPT, "--texture-size", "big"], "texture_size must be a whole number between 512 and 4096, got 'big'"),
+    "small texture": ([PROMPT, "--texture-size", "64"], "between 512 and 4096, got 64"),
+    "normal map alone": ([PROMPT, "--normal-map"], "--normal-map needs a texture, but --no-texture was given"),
+    "normal map of a ply": ([PROMPT, "--normal-map", "--format", "ply"], "the format has no place for one"),
+    "axes": ([PROMPT, "--up", "y", "--front=-y"], "must lie on different axes"),
+    "unknown axis": ([PROMPT, "--up", "north"], "up must be one of x, -x, y, -y, z, -z, got 'north'"),
+    "scale": ([PROMPT, "--scale", "-1"], "the scale must be a positive number of metres"),
+    "holes": ([PROMPT, "--fill-holes", "-5"], "fill_holes must be at least 0"),
+    "remesh": ([PROMPT, "--remesh", "99"], "between 0.1 and 50"),
+    "turntable": ([PROMPT, "--turntable", "avi"], "unknown kind of turntable 'avi'; known: png, gif, mp4"),
 }
 
 

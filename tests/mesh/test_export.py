@@ -1,13 +1,10 @@
 """Files read back with trimesh: axes, size, colours, normals, metadata; names; and what cannot be written."""
 
-import contextlib
 import dataclasses
 import errno
 import json
 import os
-import resource
 import shutil
-import signal
 import struct
 import subprocess
 from pathlib import Path
@@ -17,6 +14,7 @@ import numpy
 import pytest
 import trimesh
 from PIL import Image
+from small_disk import largest_file
 
 from prd_lightning.errors import (
     ConfigurationError,
@@ -338,19 +336,6 @@ def test_one_triangle_in_every_format(tmp_path, suffix):
 def test_one_triangle_is_not_printed(tmp_path):
     with pytest.raises(NotWatertightError, match="3 of its 3 edges"):
         save_mesh(fields.triangle(), tmp_path / "mesh.stl")
-
-
-@contextlib.contextmanager
-def largest_file(size: int):
-    """Files cannot grow beyond ``size`` bytes: what a full disk does to a write."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
