@@ -14,7 +14,7 @@ from prd_lightning.rendering import make_rasterizer
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # the benchmarks are no part of the package
 
-from benchmarks import REGISTRY, grid_distances, measuring, normals, rasterizer  # noqa: E402
+from benchmarks import REGISTRY, grid_distances, measuring, normals, rasterizer, surface  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
 
 SETTINGS = measuring.Settings(torch.device("cpu"), repeats=1, smallest=True)
@@ -60,6 +60,26 @@ def test_both_ways_to_the_distances_of_a_grid_agree(close):
     planes = torch.randn(1, 6, 4, 6, 6)
     dense = grid_distances.dense_distances(field, planes, 5)
     close(field.grid_sdf(field.prepare(planes), 5), dense, 1e-5)
+
+
+def test_both_ways_to_a_coloured_surface_agree(close):
+    field = TriplaneField(channels=4, hidden=8).requires_grad_(False)
+    planes = torch.randn(1, 6, 4, 6, 6)
+    vertices, faces, colors = surface.dense_mesh(field, planes, 12)
+    own_vertices, own_faces, own_colors = surface.sparse_mesh(field, field.prepare(planes), 12)
+    assert torch.equal(faces, own_faces)
+    close(own_vertices, vertices, 1e-5)
+    close(own_colors, 1.002 * colors - 0.001, 1e-4)
+
+
+def test_a_widened_field_is_the_same_field(close):
+    field, planes = TriplaneField(channels=4, hidden=8).requires_grad_(False), torch.randn(1, 6, 4, 6, 6)
+    wide, large = surface.widened(field, planes, 8, 16, 6)
+    points = 2 * torch.rand(1, 50, 3) - 1
+    prepared, wide_prepared = field.prepare(planes), wide.prepare(large)
+    close(wide.color(wide_prepared, points), field.color(prepared, points), 1e-5)
+    for actual, expected in zip(wide.sdf_and_deformation(wide_prepared, points), field.sdf_and_deformation(prepared, points)):
+        close(actual, expected, 1e-5)
 
 
 def test_both_ways_to_the_gradient_agree(close):
