@@ -100,7 +100,7 @@ def test_a_terminated_sweep_terminates_its_job(tmp_path):
         "threading.Thread(target=kill, daemon=True).start()",
         f"job.run_job(pathlib.Path({str(tmp_path)!r}), [], 0, 'iou')",
     ])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path)}
     ended = subprocess.run([sys.executable, "-c", parent], env=environment, timeout=300)
     assert ended.returncode == 128 + 15 and (tmp_path / "told").exists()
 
@@ -172,7 +172,8 @@ SMALL = [
 def sweep(folder: Path, *overrides: str) -> str:
     """Runs a real sweep and returns what it printed."""
     command = [sys.executable, "-m", "prd_lightning.cli", "train", "-m", *SMALL, f"output={folder}", *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, timeout=560)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder.parent, env=environment, timeout=560)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
