@@ -175,6 +175,9 @@ def _run_job(config: DictConfig, failures: list[PRDError]) -> float | None:
             record_failure(folder, overrides, str(error), before)
         failures.append(error)
         return None
+    except Exception as error:
+        record_failure(folder, overrides, f"{type(error).__name__}: {error}", before)
+        raise
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
         print(folder, flush=True)
     return scores.get("iou")
