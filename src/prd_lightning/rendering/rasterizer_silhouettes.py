@@ -17,7 +17,6 @@ def silhouettes(
     function on the screen wherever the triangle is visible, even if a vertex is behind the camera.
     """
     first, second = faces.flatten(), faces.roll(-1, dims=1).flatten()
-    opposite = faces.roll(-2, dims=1).flatten()
     key = torch.minimum(first, second) * (faces.max() + 1) + torch.maximum(first, second)
     ordered, order = key.sort(stable=True)
     partner = torch.full_like(order, -1)
@@ -25,10 +24,13 @@ def silhouettes(
     partner[order[:-1][twin]] = order[1:][twin]
     once = torch.ones(len(order), dtype=torch.bool, device=faces.device)
     once[order[1:][twin]] = False  # an edge of two faces is looked at once
-    homogeneous = positions[..., [0, 1, 3]]
-    across = torch.linalg.cross(homogeneous[:, first], homogeneous[:, second])
-    own_side = (across * homogeneous[:, opposite]).sum(dim=-1)
-    other_side = (across * homogeneous[:, opposite[partner.clamp_min(0)]]).sum(dim=-1)
+    a, b, c = positions[..., [0, 1, 3]][:, faces].unbind(dim=2)
+    turn = (torch.linalg.cross(a, b) * c).sum(dim=-1)  # of a face, and so of each of its edges
+    own_side = turn.repeat_interleave(3, dim=1)
+    beside = partner.clamp_min(0)
+    # A neighbour that runs along the edge the other way round lies on the other side when it turns the same way.
+    reverse = torch.where(first[beside] == first, 1.0, -1.0).to(turn)
+    other_side = own_side[:, beside] * reverse
     view, edge = (once & ((partner < 0) | (own_side * other_side > 0))).nonzero().unbind(dim=1)
     return view, torch.stack([first, second], dim=1)[edge], own_side[view, edge]
 
