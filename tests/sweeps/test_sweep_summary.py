@@ -86,6 +86,21 @@ def test_several_settings_make_a_label_and_means_are_taken_over_what_is_named(tm
     assert found == [("4", (2.0, 3.0)), ("2", (0.0, 1.0))]
 
 
+def test_variants_are_compared_with_a_baseline_seed_by_seed(root, capsys):
+    summary = summarize(find_runs(root), baseline="mvdream")
+    found = {variant.name: variant.differences.get("iou") for variant in summary.variants}
+    assert found["mvdream"] is None and found["volume"] is None
+    assert found["richdreamer"].values == pytest.approx((0.25 - 0.5, 0.75 - 0.75))
+    assert cli.main(["sweep-summary", str(root), "--baseline", "mvdream"]) == 0
+    rows = table(root / "summary.csv")
+    assert float(rows[1]["iou_difference_mean"]) == pytest.approx(-0.125) and rows[0]["iou_difference_mean"] == ""
+    assert float(rows[1]["iou_difference_std"]) == pytest.approx(numpy.std([-0.25, 0.0], ddof=1))
+    page = (root / "summary.md").read_text()
+    assert "| Δ iou | Δ nested.r |" in page and "| -0.125 ± 0.177 |" in page and "Differences are to `mvdream`" in page
+    with pytest.raises(ConfigurationError, match="no variant 'full'; there are: mvdream, richdreamer, volume"):
+        summarize(find_runs(root), baseline="full")
+
+
 def test_the_same_variant_and_seed_twice_is_told(tmp_path, caplog):
     for name in "ab":
         write_run(tmp_path / name, ["seed=1"], 0.5)

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 EXAMPLES = """examples:
   prd sweep-summary runs/sweeps/2026-01-31_12-00-00
   prd sweep-summary runs/ablations --metrics iou color_accuracy --sort iou
+  prd sweep-summary runs/ablations --baseline full
   prd sweep-summary runs/ablations --over seed world.batch_size --output tables
 
 Writes summary.csv (a row a variant), jobs.csv (a row a run), summary.md and summary.png. A variant is what runs share apart
@@ -33,13 +34,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--over", nargs="+", default=["seed"], metavar="KEY", help="settings over which means are taken (default: seed)"
     )
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="which numbers (default: all of evaluation.json)")
+    parser.add_argument("--baseline", metavar="VARIANT", help="compare the others with this one, seed by seed")
     parser.add_argument("--sort", metavar="NAME", help="metric by which variants are sorted, the largest first")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the tables and prints one."""
     output = arguments.output or arguments.root
-    summary = summarize(find_runs(arguments.root), arguments.over, arguments.metrics, arguments.sort)
+    summary = summarize(find_runs(arguments.root), arguments.over, arguments.metrics, arguments.sort, arguments.baseline)
     write_summary(summary, output, arguments.root)
     return 0
 

@@ -3,7 +3,7 @@
 import logging
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.sweeps.runs import DONE, Run
@@ -40,12 +40,14 @@ class Variant:
         settings: overrides that tell it from other variants.
         runs: all of them, finished or not.
         statistics: of each metric, and of the CPU time, over the finished runs.
+        differences: of each metric to the baseline, run by run of the same repetition; empty without a baseline.
     """
 
     name: str
     settings: dict[str, str]
     runs: list[Run]
     statistics: dict[str, Statistic]
+    differences: dict[str, Statistic] = field(default_factory=dict)
 
     @property
     def finished(self) -> list[Run]:
@@ -62,12 +64,14 @@ class Summary:
         varied: keys of the settings in which variants differ.
         repeated: keys over which means are taken.
         metrics: names of the numbers, without the CPU time.
+        baseline: name of the variant that others are compared with, None for none.
     """
 
     variants: list[Variant]
     varied: list[str]
     repeated: list[str]
     metrics: list[str]
+    baseline: str | None = None
 
     @property
     def run_count(self) -> int:
@@ -81,7 +85,11 @@ class Summary:
 
 
 def summarize(
-    runs: Sequence[Run], repeated: Sequence[str] = ("seed",), metrics: Sequence[str] | None = None, sort: str | None = None
+    runs: Sequence[Run],
+    repeated: Sequence[str] = ("seed",),
+    metrics: Sequence[str] | None = None,
+    sort: str | None = None,
+    baseline: str | None = None,
 ) -> Summary:
     """Groups runs into variants.
 
@@ -90,9 +98,10 @@ def summarize(
         repeated: settings that number repetitions; means are taken over them.
         metrics: which numbers; None for all that some finished run has.
         sort: metric by whose mean variants are sorted, best (largest) first.
+        baseline: variant with which the others are compared, seed by seed.
 
     Raises:
-        ConfigurationError: a metric is asked for that no finished run has.
+        ConfigurationError: a metric is asked for that no finished run has, or there is no such variant.
     """
     known = list(dict.fromkeys(name for run in runs if run.status == DONE for name in run.metrics))
     for name in (*(metrics or ()), *((sort,) if sort else ())):
@@ -106,9 +115,11 @@ def summarize(
     variants = [_variant(dict(zip(varied, values)), group, chosen) for values, group in groups.items()]
     for variant in variants:
         _warn_of_repetitions(variant, repeated)
+    if baseline is not None:
+        variants = _compared(variants, baseline, repeated, chosen)
     if sort:
         variants.sort(key=lambda variant: -variant.statistics[sort].mean if sort in variant.statistics else float("inf"))
-    return Summary(variants, varied, list(repeated), chosen)
+    return Summary(variants, varied, list(repeated), chosen, baseline)
 
 
 def _varied(runs: Sequence[Run], repeated: Sequence[str]) -> list[str]:
@@ -134,10 +145,33 @@ def _variant(values: dict[str, str | None], runs: list[Run], metrics: list[str])
     return Variant(name, settings, runs, {key: Statistic(tuple(given)) for key, given in found.items() if given})
 
 
+def _compared(variants: list[Variant], baseline: str, repeated: Sequence[str], metrics: list[str]) -> list[Variant]:
+    """The variants with their differences to the one of that name."""
+    named = {variant.name: variant for variant in variants}
+    if baseline not in named:
+        raise ConfigurationError(f"there is no variant {baseline!r}; there are: {', '.join(named)}")
+    reference = {_repetition(run, repeated): run for run in named[baseline].finished}
+    compared = []
+    for variant in variants:
+        differences: dict[str, list[float]] = {name: [] for name in metrics}
+        for run in variant.finished if variant.name != baseline else ():
+            other = reference.get(_repetition(run, repeated))
+            for name in metrics if other else ():
+                if name in run.metrics and name in other.metrics:
+                    differences[name].append(run.metrics[name] - other.metrics[name])
+        found = {name: Statistic(tuple(values)) for name, values in differences.items() if values}
+        compared.append(replace(variant, differences=found))
+    return compared
+
+
+def _repetition(run: Run, repeated: Sequence[str]) -> tuple[str | None, ...]:
+    return tuple(run.settings.get(name) for name in repeated)
+
+
 def _warn_of_repetitions(variant: Variant, repeated: Sequence[str]) -> None:
     seen: dict[tuple[str | None, ...], Run] = {}
     for run in variant.finished:
-        key = tuple(run.settings.get(name) for name in repeated)
+        key = _repetition(run, repeated)
         if key in seen:
             logger.warning(
                 "%s and %s are the same variant and %s; both count", seen[key].folder, run.folder, "/".join(repeated)

@@ -37,11 +37,14 @@ def write_tables(summary: Summary, folder: Path, root: Path) -> list[Path]:
 def variant_rows(summary: Summary) -> Iterable[list[object]]:
     """A header and a row for each variant: full numbers, empty where there is none."""
     columns = [*summary.metrics, CPU_SECONDS]
-    yield ["variant", *summary.varied, "runs", "unfinished", *(f"{name}_{part}" for name in columns for part in ("mean", "std"))]
+    compared = [f"{name}_difference" for name in summary.metrics] if summary.baseline is not None else []
+    numbered = [f"{name}_{part}" for name in (*columns, *compared) for part in ("mean", "std")]
+    yield ["variant", *summary.varied, "runs", "unfinished", *numbered]
     for variant in summary.variants:
-        numbers = []
-        for name in columns:
-            found = variant.statistics.get(name)
+        numbers: list[object] = []
+        shown = [variant.statistics.get(name) for name in columns]
+        shown += [variant.differences.get(name) for name in summary.metrics] if compared else []
+        for found in shown:
             numbers += ["", ""] if found is None else [found.mean, "" if found.deviation is None else found.deviation]
         count = len(variant.finished)
         settings = [variant.settings.get(key, "") for key in summary.varied]
@@ -67,7 +70,9 @@ def markdown(summary: Summary, root: Path) -> str:
     count = sum(len(variant.finished) for variant in summary.variants)
     lines = [f"# {len(summary.variants)} variants, {count} finished runs", ""]
     lines += [f"Mean ± sample standard deviation over `{over}`. Written by `prd sweep-summary`.", ""]
-    header = ["variant", "runs", *summary.metrics[:MOST_COLUMNS], "CPU seconds"]
+    if summary.baseline is not None:
+        lines[2:3] = [f"{lines[2]} Differences are to `{summary.baseline}`, of runs with the same `{over}`."]
+    header = _header(summary)
     lines += [_line(header), _line(["---"] + ["---:"] * (len(header) - 1))]
     lines += [_line(_cells(summary, variant)) for variant in summary.variants]
     if summary.unfinished:
@@ -79,8 +84,9 @@ def markdown(summary: Summary, root: Path) -> str:
 
 def screen_table(summary: Summary) -> Table:
     """The same for a terminal."""
-    table = Table("variant")
-    for name in ("runs", *summary.metrics[:MOST_COLUMNS], "CPU seconds"):
+    first, *others = _header(summary)
+    table = Table(first)
+    for name in others:
         table.add_column(name, justify="right", overflow="fold")
     for variant in summary.variants:
         table.add_row(*_cells(summary, variant))
@@ -91,13 +97,22 @@ def _cells(summary: Summary, variant: Variant) -> list[str]:
     runs = f"{len(variant.finished)}" + (f" of {len(variant.runs)}" if len(variant.finished) < len(variant.runs) else "")
     shown = {name: ".3g" if name.startswith("train/") else ".3f" for name in summary.metrics[:MOST_COLUMNS]}
     numbers = [_shown(variant.statistics.get(name), form) for name, form in shown.items()]
+    if summary.baseline is not None:
+        numbers += [_shown(variant.differences.get(name), f"+{form}") for name, form in shown.items()]
     return [variant.name, runs, *numbers, _shown(variant.statistics.get(CPU_SECONDS), ".0f")]
+
+
+def _header(summary: Summary) -> list[str]:
+    metrics = summary.metrics[:MOST_COLUMNS]
+    differences = [f"Δ {name}" for name in metrics] if summary.baseline is not None else []
+    return ["variant", "runs", *metrics, *differences, "CPU seconds"]
 
 
 def _shown(found: Statistic | None, form: str) -> str:
     if found is None:
         return "–"
-    return format(found.mean, form) + ("" if found.deviation is None else f" ± {format(found.deviation, form)}")
+    spread = "" if found.deviation is None else f" ± {format(found.deviation, form.removeprefix('+'))}"
+    return format(found.mean, form) + spread
 
 
 def _place(folder: Path, root: Path) -> str:
