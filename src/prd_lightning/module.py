@@ -13,7 +13,7 @@ The graphs of the K steps are independent, so each is one gradient-accumulation 
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -29,6 +29,7 @@ from prd_lightning.errors import ConfigurationError
 from prd_lightning.field import PreparedPlanes
 from prd_lightning.generator import copy_state
 from prd_lightning.losses import Schedule, TrainingStep, eikonal, scheduled, sparsity
+from prd_lightning.optimization import OptimizerFactory, make_optimizer
 from prd_lightning.rendering import LearnedBackground, RenderedMaps
 from prd_lightning.sampling import sample_planes
 from prd_lightning.teachers import Teacher, TeacherResult
@@ -43,11 +44,12 @@ class PRDModule(lightning.LightningModule):
         architecture: of the generator; its parts are built from it.
         renderers: by name, ``volume`` and / or ``mesh``.
         teachers: by name; each scores the renderers that it names.
-        optimizer: called with the list of trainable parameters.
+        optimizer: called with the list of trainable parameters or of groups of them.
         unroll_steps: K; None for the architecture's ``steps``.
         num_train_substeps: evenly spaced timesteps in all; each stratum draws from its share (K: none is random).
         eikonal_weight, sparsity_weight: scheduled weights of the regularizers, for the volume renderer.
         learning_rate_factor: scheduled factor of the optimizer's learning rate.
+        color_learning_rate_factor: of colour's learning rate, see ``optimization``.
         shuffle_teacher_prompts: a control experiment: teachers get the prompt of another scene of the batch.
 
     Raises:
@@ -59,12 +61,13 @@ class PRDModule(lightning.LightningModule):
         architecture: Architecture,
         renderers: Mapping[str, nn.Module],
         teachers: Mapping[str, Teacher],
-        optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+        optimizer: OptimizerFactory,
         unroll_steps: int | None = None,
         num_train_substeps: int | None = None,
         eikonal_weight: Schedule = (0, 1.0, 0.0, 20_000),
         sparsity_weight: Schedule = (0, 1.0, 0.0, 20_000),
         learning_rate_factor: Schedule = 1.0,
+        color_learning_rate_factor: float = 1.0,
         shuffle_teacher_prompts: bool = False,
     ) -> None:
         super().__init__()
@@ -91,10 +94,11 @@ class PRDModule(lightning.LightningModule):
         self.unroll_steps = unroll_steps
         self.num_train_substeps = num_train_substeps or unroll_steps
         self.eikonal_weight, self.sparsity_weight = eikonal_weight, sparsity_weight
-        self.learning_rate_factor = learning_rate_factor
+        self.learning_rate_factor, self.color_learning_rate_factor = learning_rate_factor, color_learning_rate_factor
         self.shuffle_teacher_prompts = shuffle_teacher_prompts
         self.strict_loading = False  # checkpoints hold the trainable part only; on_load_checkpoint checks that part in full
         self.skipped_steps = 0
+        self.teacher_results: dict[str, TeacherResult] = {}  # of the last micro-batch, for the diagnosis
         self._latents: Tensor | None = None
         self._next_unroll_step = 0
 
@@ -129,6 +133,7 @@ class PRDModule(lightning.LightningModule):
             result = teacher.map_gradients(scored, teacher_prompts, batch.cameras, self.now, generator=draw)
             weight = scheduled(teacher.weight, self.now)
             loss = loss + weight * surrogate_loss(scored, result)
+            self.teacher_results[name] = result
             self._log_teacher(name, result)
         loss = loss + self._regularization(maps)
         self.log("train/loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False)
@@ -200,7 +205,9 @@ class PRDModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict[str, object]:
         """The optimizer over the trainable parameters, with the scheduled learning rate."""
-        optimizer = self.make_optimizer(self.trainable_parameters())
+        optimizer = make_optimizer(
+            self.make_optimizer, self.trainable_parameters(), self.generator, self.field, self.color_learning_rate_factor
+        )
         # A plain function: of other callables the scheduler would store attributes in every checkpoint.
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: scheduled(self.learning_rate_factor, TrainingStep(step, self.current_epoch))

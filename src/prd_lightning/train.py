@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from prd_lightning.building import build_data, build_module, build_trainer
+from prd_lightning.callbacks import averaged_weights
 from prd_lightning.configuration import check_overrides, config_directory, to_yaml
 from prd_lightning.data import PromptDataModule
 from prd_lightning.errors import ConfigurationError, OutputExistsError, PRDError, SweepError
@@ -91,7 +92,10 @@ def _fit(
     trainer.fit(module, data, ckpt_path=checkpoint)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    scores = _evaluate(config, module, folder) if trainer.is_global_zero and config.evaluation.enabled else {}
+    scores = {}
+    if trainer.is_global_zero and config.evaluation.enabled:
+        with averaged_weights(trainer, module):
+            scores = _evaluate(config, module, folder)
     trainer.strategy.barrier()
     return scores
 

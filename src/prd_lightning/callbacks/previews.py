@@ -1,91 +1,23 @@
-"""What a run leaves behind: preview sheets over time, checkpoints of the trainable part, and meshes at the end."""
+"""Pictures and meshes of the preview prompts, while training and at its end."""
 
 import logging
-import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
 from prd_lightning import __version__
+from prd_lightning.callbacks.averaging import averaged_weights
 from prd_lightning.cameras import turntable_cameras
-from prd_lightning.checkpoints import GENERATOR_FILE, load_generator, save_generator
-from prd_lightning.errors import (
-    CheckpointFormatError,
-    ConfigurationError,
-    EmptyMeshError,
-    MissingWeightsError,
-    NonFiniteError,
-)
+from prd_lightning.errors import ConfigurationError, EmptyMeshError, NonFiniteError
 from prd_lightning.mesh import clean_mesh, extract_mesh, file_stem, preview_sheet, save_mesh
 from prd_lightning.module import PRDModule
 from prd_lightning.rendering import MeshRenderer, RenderedMaps, WhiteBackground
 from prd_lightning.run_folder import MESHES, PREVIEWS
 
 logger = logging.getLogger(__name__)
-
-TRAINER_FILE = "trainer_state.ckpt"
-
-
-class FolderCheckpointIO(TorchCheckpointIO):
-    """A checkpoint is a folder: ``generator.safetensors`` (what ``prd generate`` loads) and ``trainer_state.ckpt``.
-
-    The second file holds optimizer, loops and callbacks, everything that resuming needs beside the weights. The folder appears
-    under its final name only when both are complete.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Writes the folder ``path``; a folder of that name is replaced once the new one is complete."""
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        state = dict(checkpoint)
-        tensors = {name: value.detach().cpu().contiguous() for name, value in state.pop("state_dict").items()}
-        save_generator(partial / GENERATOR_FILE, tensors, state.pop("architecture", {}))
-        torch.save(state, partial / TRAINER_FILE)
-        if path.exists():
-            previous = path.with_name(f".{path.name}.previous")
-            shutil.rmtree(previous, ignore_errors=True)
-            path.rename(previous)
-            partial.rename(path)
-            shutil.rmtree(previous)
-        else:
-            partial.rename(path)
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Reads what ``save_checkpoint`` wrote.
-
-        Raises:
-            MissingWeightsError: there is no such folder.
-            CheckpointFormatError: a file of it is missing or damaged.
-        """
-        path = Path(path)
-        if not path.exists():
-            raise MissingWeightsError(f"there is no checkpoint {path}")
-        if not (path / TRAINER_FILE).is_file():
-            raise CheckpointFormatError(f"{path} is not a training checkpoint: it has no {TRAINER_FILE}")
-        tensors, architecture = load_generator(path / GENERATOR_FILE)
-        try:
-            state = torch.load(path / TRAINER_FILE, map_location=map_location or "cpu", weights_only=True)
-        except pickle.UnpicklingError as error:  # torch's own message advises to unpickle everything
-            raise CheckpointFormatError(
-                f"{path / TRAINER_FILE} cannot be read: it is damaged, or holds objects other than tensors and plain values"
-            ) from error
-        except (RuntimeError, EOFError, OSError, ValueError) as error:
-            raise CheckpointFormatError(f"{path / TRAINER_FILE} cannot be read: {error}") from error
-        return {**state, "state_dict": tensors, "architecture": architecture}
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        """Deletes a checkpoint folder."""
-        shutil.rmtree(path, ignore_errors=True)
 
 
 @torch.no_grad()
@@ -137,11 +69,12 @@ class MeshCallback(lightning.Callback):
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: PRDModule) -> None:
         """The meshes of the trained generator."""
-        self._write(pl_module)
+        self._write(trainer, pl_module)
 
     @rank_zero_only
-    def _write(self, module: PRDModule) -> None:
-        written = export_meshes(module, self.prompts, self.folder, self.seed, self.resolution)
+    def _write(self, trainer: lightning.Trainer, module: PRDModule) -> None:
+        with averaged_weights(trainer, module):
+            written = export_meshes(module, self.prompts, self.folder, self.seed, self.resolution)
         logger.info("%d of %d meshes written to %s", len(written), len(self.prompts), self.folder)
 
 
@@ -190,28 +123,7 @@ class PreviewCallback(lightning.Callback):
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
-        rows = render_prompts(module, self.prompts, self.renderer.to(module.device), self.views, self.seed)
+        with averaged_weights(trainer, module):
+            rows = render_prompts(module, self.prompts, self.renderer.to(module.device), self.views, self.seed)
         self.folder.mkdir(parents=True, exist_ok=True)
         preview_sheet(rows, self.prompts, self.folder / f"step_{trainer.global_step:06d}.png")
-
-
-class UnrollProgressBar(TQDMProgressBar):
-    """Counts micro-batches: ``accumulate_grad_batches`` of them make one optimizer step."""
-
-    @property
-    def total_train_batches(self) -> int | float:
-        """Micro-batches that are left of ``max_steps``."""
-        if self.trainer.max_steps > 0:
-            return (self.trainer.max_steps - self.trainer.global_step) * self.trainer.accumulate_grad_batches
-        return super().total_train_batches
-
-    def on_train_epoch_start(self, trainer: lightning.Trainer, *unused: Any) -> None:
-        """Names the bar: an endless stream has a single epoch."""
-        super().on_train_epoch_start(trainer)
-        self.train_progress_bar.set_description("training")
-
-    def get_metrics(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> dict[str, Any]:
-        """Optimizer steps, and the losses without their prefix."""
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return {"step": trainer.global_step} | {name.removeprefix("train/"): value for name, value in metrics.items()}

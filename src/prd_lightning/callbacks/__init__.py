@@ -1,0 +1,18 @@
+"""What happens around training: averaged weights, preview sheets, meshes, checkpoints of the trainable part, progress."""
+
+from prd_lightning.callbacks.averaging import WeightAveraging, averaged_weights
+from prd_lightning.callbacks.checkpoint_folder import TRAINER_FILE, FolderCheckpointIO
+from prd_lightning.callbacks.previews import MeshCallback, PreviewCallback, export_meshes, render_prompts
+from prd_lightning.callbacks.progress import UnrollProgressBar
+
+__all__ = [
+    "TRAINER_FILE",
+    "FolderCheckpointIO",
+    "MeshCallback",
+    "PreviewCallback",
+    "UnrollProgressBar",
+    "WeightAveraging",
+    "averaged_weights",
+    "export_meshes",
+    "render_prompts",
+]
