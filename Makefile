@@ -49,7 +49,7 @@ generate: $(INSTALLED)  ## turn a prompt into a mesh (PROMPT="a red cone", OUT=o
 evaluate: $(INSTALLED)  ## score a run's generator on held-out prompts (ARGS=)
 	@$(KEEP_MEMORY) $(PRD) evaluate $(value ARGS)
 
-sweep: $(INSTALLED)  ## train over several settings (SWEEP=name of a sweep config, or TEACHER=mvdream,richdreamer; ARGS=)
+sweep: $(INSTALLED)  ## train over several settings, then tabulate and plot them (SWEEP=name of a sweep config, or TEACHER=mvdream,richdreamer; ARGS=)
 	@if [ -n "$$SWEEP" ]; then set -- "sweep=$$SWEEP"; \
 	elif [ -n "$$TEACHER$$EXPERIMENT" ]; then set -- seed=0,1; else set -- teacher=mvdream,richdreamer seed=0,1; fi; \
 	$(KEEP_MEMORY) $(PRD) train -m $${TEACHER:+"teacher=$$TEACHER"} $${EXPERIMENT:+"experiment=$$EXPERIMENT"} "$$@" $(value ARGS)
