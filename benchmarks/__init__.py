@@ -4,7 +4,7 @@ Every benchmark compares cases within one run, in turns, so that their ratios me
 a module with a ``build(settings)`` that makes its cases; ``REGISTRY`` names them all.
 """
 
-from benchmarks import folding, grid_distances, normals, prompts, rasterizer, surface, training_step, waiting
+from benchmarks import folding, grid_distances, meshes, normals, prompts, rasterizer, surface, training_step, waiting
 
 REGISTRY = {
     "training_step": training_step.build,
@@ -12,6 +12,7 @@ REGISTRY = {
     "grid_distances": grid_distances.build,
     "surface": surface.build,
     "rasterizer": rasterizer.build,
+    "meshes": meshes.build,
     "folding": folding.build,
     "prompts": prompts.build,
     "waiting": waiting.build,

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from prd_lightning import cli
 from prd_lightning import generate as generate_module
 from prd_lightning.checkpoints import load_generator, save_generator
 from prd_lightning.errors import NotWatertightError
-from prd_lightning.mesh import atlas, save_mesh
+from prd_lightning.mesh import atlas, save_mesh, save_turntable
 from prd_lightning.mesh.reading import file_health
 
 QUICK = ["--resolution", "12", "--steps", "1", "--device", "cpu", "--no-texture"]
@@ -129,7 +130,8 @@ def with_texture(generate, monkeypatch):
     return generate
 
 
-def test_a_textured_mesh_and_its_sidecar(with_texture, tmp_path):
+def test_a_textured_mesh_and_its_sidecar(with_texture, tmp_path, monkeypatch):
+    monkeypatch.setattr(generate_module, "save_turntable", partial(save_turntable, frames=2, size=32))
     flags = texture_flags("--normal-map", "--scale", "0.5", "--turntable", "gif")
     assert with_texture(PROMPT, "--output", "out.glb", *flags) == 0
     assert names(tmp_path) == ["out.gif", "out.glb", "out.json"]

@@ -109,6 +109,13 @@ def test_glb_header_material_and_extras(wedge, tmp_path):
     numpy.testing.assert_allclose([low, high], [wedge.vertices[:, [1, 2, 0]].min(0), wedge.vertices[:, [1, 2, 0]].max(0)])
 
 
+def test_a_glb_larger_than_the_format_allows_is_refused(wedge, tmp_path, monkeypatch):
+    monkeypatch.setattr("prd_lightning.mesh.glb.LARGEST_FILE", 1000)
+    with pytest.raises(OutputNotWritableError, match="at most 4 GiB.*fewer faces"):
+        save_mesh(wedge, tmp_path / "mesh.glb")
+    assert not list(tmp_path.iterdir())
+
+
 def test_obj_comments_stay_comments(wedge, tmp_path):
     text = save_mesh(wedge, tmp_path / "mesh.obj", metadata=METADATA).read_text()
     assert "\n# seed: 3\n" in text and '\n# prompt: "a red\\nwedge' in text
@@ -375,3 +382,23 @@ def test_files_that_belong_together_get_their_names_together(tmp_path, monkeypat
         for temporary in temporaries.values():
             temporary.write_text("complete")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_five_million_faces(tmp_path):
+    """Written as they are; the file has every face and nothing is copied face by face in Python."""
+    cells = 1582
+    axis = numpy.linspace(-0.9, 0.9, cells + 1, dtype=numpy.float32)
+    x, y = numpy.meshgrid(axis, axis, indexing="ij")
+    vertices = numpy.stack([x, y, 0 * x], axis=-1).reshape(-1, 3)
+    number = numpy.arange(len(vertices)).reshape(x.shape)
+    a, b, c, d = (part.reshape(-1) for part in (number[:-1, :-1], number[1:, :-1], number[1:, 1:], number[:-1, 1:]))
+    faces = numpy.concatenate([numpy.stack([a, b, c], axis=1), numpy.stack([a, c, d], axis=1)])
+    mesh = Mesh.create(vertices, faces, numpy.zeros_like(vertices), numpy.tile([0.0, 0, 1], (len(vertices), 1)))
+    path = save_mesh(mesh, tmp_path / "large.glb")
+    tree = tree_of(path)
+    indices = tree["accessors"][tree["meshes"][0]["primitives"][0]["indices"]]
+    assert indices["count"] == 3 * len(faces) > 3 * 4_990_000
+    written = numpy.fromfile(path, dtype="<u4", count=-1, offset=path.stat().st_size - 12 * len(faces))
+    assert (written.reshape(-1, 3) == faces).all()
+    path.unlink()

@@ -18,6 +18,7 @@ from numpy import ndarray
 from PIL import Image
 
 from prd_lightning import __version__
+from prd_lightning.errors import OutputNotWritableError
 from prd_lightning.mesh.mesh import Mesh
 
 MAGIC, VERSION, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 2, 0x4E4F534A, 0x004E4942
@@ -87,7 +88,7 @@ def glb_bytes(mesh: Mesh, extras: Mapping[str, Any] | None = None) -> bytes:
     """The file's content; ``mesh`` stands as it shall stand in the file, ``extras`` are JSON values for ``asset.extras``.
 
     Raises:
-        ValueError: the file would be larger than the 4 GiB that the format can hold.
+        OutputNotWritableError: the file would be larger than the 4 GiB that the format can hold.
     """
     binary, texture = _Binary(), mesh.texture
     corners = slice(None) if texture is None else texture.vertex
@@ -136,6 +137,6 @@ def _container(tree: dict[str, Any], binary: bytes) -> bytes:
     text += b" " * (-len(text) % 4)
     length = 12 + 8 + len(text) + 8 + len(binary)
     if length > LARGEST_FILE:
-        raise ValueError(f"a GLB file holds at most 4 GiB, this one would have {length} bytes; ask for fewer faces")
+        raise OutputNotWritableError(f"a GLB file holds at most 4 GiB, this one would have {length} bytes; ask for fewer faces")
     header = struct.pack("<III", MAGIC, VERSION, length)
     return header + struct.pack("<II", len(text), JSON_CHUNK) + text + struct.pack("<II", len(binary), BINARY_CHUNK) + binary

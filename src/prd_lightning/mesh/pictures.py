@@ -63,7 +63,7 @@ def turntable_sheet(
 
 @torch.no_grad()
 def mesh_views(
-    mesh: Mesh, cameras: Cameras, size: int, rasterizer: Rasterizer | None = None
+    mesh: Mesh, cameras: Cameras, size: int, rasterizer: Rasterizer | None = None, supersampling: int = SUPERSAMPLING
 ) -> tuple[Pictures, Pictures]:
     """Colours on white, without light, and camera normals of a mesh, both [V, size, size, 3] in [0, 1].
 
@@ -72,7 +72,7 @@ def mesh_views(
     rasterizer = rasterizer or make_rasterizer("auto", cameras.camera_to_world.device)
     vertices, faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)
     clip = torch.einsum("vij,nj->vni", cameras.model_view_projection(), functional.pad(vertices, (0, 1), value=1.0))
-    fine = size * SUPERSAMPLING
+    fine = size * supersampling
     raster = rasterizer.rasterize(clip, faces, (fine, fine))
     covered = (raster[..., 3:] > 0).to(vertices)
     if mesh.texture is None:

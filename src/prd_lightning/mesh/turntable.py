@@ -22,7 +22,8 @@ from prd_lightning.mesh.pictures import mesh_views, turntable_sheet
 from prd_lightning.rendering import make_rasterizer
 
 TURNTABLES = ("png", "gif", "mp4")
-FRAMES, FRAME_SIZE, FRAMES_PER_SECOND = 48, 256, 20
+FRAMES, FRAME_SIZE, FRAMES_PER_SECOND = 36, 256, 15
+SUPERSAMPLING = 2
 VIEWS_AT_ONCE = 4
 
 
@@ -70,7 +71,7 @@ def _frames(mesh: Mesh, frames: int, size: int) -> Iterator[UInt8[ndarray, "heig
     cameras, rasterizer = turntable_cameras(frames), make_rasterizer("auto")
     for start in range(0, frames, VIEWS_AT_ONCE):
         some = cameras.select(slice(start, start + VIEWS_AT_ONCE))
-        for view in torch.cat(mesh_views(mesh, some, size, rasterizer), dim=2):
+        for view in torch.cat(mesh_views(mesh, some, size, rasterizer, SUPERSAMPLING), dim=2):
             yield (view.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 
