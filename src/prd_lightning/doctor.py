@@ -29,7 +29,7 @@ EXAMPLES = """examples:
 The status is 0 whatever is missing: the tiny world needs neither optional backends nor downloaded weights."""
 
 PACKAGES = ("torch", "lightning", "diffusers", "transformers", "accelerate", "safetensors", "hydra-core", "omegaconf",
-            "huggingface_hub", "numpy", "trimesh", "pymeshlab")  # fmt: skip
+            "huggingface_hub", "numpy", "trimesh", "pymeshlab", "xatlas")  # fmt: skip
 BACKENDS = {
     "nvdiffrast": ("nvdiffrast.torch", "CUDA rasterizer, non-commercial licence: make setup EXTRAS=dev,cuda"),
     "deepspeed": ("deepspeed", "sharded training: make setup EXTRAS=dev,deepspeed"),
@@ -37,6 +37,7 @@ BACKENDS = {
     "tensorboard": ("tensorboard", "logger=tensorboard: make setup EXTRAS=dev,tensorboard"),
     "datasets": ("datasets", "data=huggingface: make setup EXTRAS=dev,data"),
     "pyarrow": ("pyarrow", "parquet prompts: make setup EXTRAS=dev,data"),
+    "av": ("av", "turntables as MP4: make setup EXTRAS=dev,video"),
     "joblib sweeps": ("hydra_plugins.hydra_joblib_launcher", "hydra/launcher=joblib: make setup EXTRAS=dev,sweep"),
     "optuna sweeps": ("hydra_plugins.hydra_optuna_sweeper", "hydra/sweeper=optuna: make setup EXTRAS=dev,sweep"),
 }
