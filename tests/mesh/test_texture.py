@@ -269,3 +269,12 @@ def test_options_and_their_defaults():
     assert MeshOptions(texture_size="2048").texture_size == 2048
     assert MeshOptions().faces_wished is None and MeshOptions(texture=True).faces_wished == 20_000
     assert MeshOptions(texture=True, target_faces=90_000).faces_wished == 90_000
+
+
+def test_the_same_mesh_has_the_same_atlas_and_texture(bumpy):
+    field, planes, mesh, atlas, texture = bumpy
+    again = make_atlas(mesh, SIZE, timeout=100)
+    assert again.charts == atlas.charts
+    for name in ("vertex", "faces", "coordinates"):
+        numpy.testing.assert_array_equal(getattr(again, name), getattr(atlas, name))
+    numpy.testing.assert_array_equal(bake_texture(field, planes, mesh, again, SIZE).color, texture.color)
