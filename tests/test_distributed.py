@@ -1,4 +1,4 @@
-"""Two processes: one gradient synchronisation per optimizer step, equal weights, different prompts.
+"""Two processes: one gradient synchronisation per optimizer step, of what is trained alone; equal weights, different prompts.
 
 The test starts this file twice as a script, as a launcher would.
 """
@@ -32,6 +32,8 @@ def train(folder: Path) -> None:
     from prd_lightning.tinyworld.oracle import OracleTeacher
 
     synchronized: list[int] = []
+    reduced: list[int] = []
+    broadcast: list[int] = []
     prompts: list[str] = []
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -44,10 +46,18 @@ def train(folder: Path) -> None:
             prompts.extend(batch.prompts)
 
     def counting_hook(state: Any, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        reduced.append(bucket.buffer().numel() * bucket.buffer().element_size())
         if bucket.is_last():
             synchronized.append(len(prompts))
         return allreduce_hook(state, bucket)
 
+    send = torch.distributed._broadcast_coalesced
+
+    def counting_broadcast(group: Any, tensors: list[torch.Tensor], *given: Any) -> None:
+        broadcast.append(sum(value.numel() * value.element_size() for value in tensors))
+        send(group, tensors, *given)
+
+    torch.distributed._broadcast_coalesced = counting_broadcast
     module = PRDModule(
         Architecture("tinyworld:stable_diffusion", plane_channels=8, rank=2, latent_size=8, hidden=16),
         {"volume": VolumeRenderer(8, None, proposal_samples=8, fine_samples=6, bounding_radius=1.0, color_samples=3)},
@@ -72,6 +82,8 @@ def train(folder: Path) -> None:
     trainer.fit(module, PromptDataModule(source, 1, UNROLL_STEPS, CameraSettings(views_per_prompt=2)))
     total = sum(float(value.double().sum()) for value in module.trainable_state_dict().values())
     report = {"synchronized": synchronized, "prompts": prompts, "total": total, "steps": trainer.global_step}
+    report |= {"reduced": sum(reduced), "broadcast": sum(broadcast)}
+    report["trained"] = sum(value.numel() * value.element_size() for value in module.trainable_parameters())
     (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(report))
 
 
@@ -108,6 +120,8 @@ def test_one_synchronisation_per_optimizer_step(tmp_path: Path):
     assert first["synchronized"] == second["synchronized"] == expected, "on the last micro-batch of a cycle, and never before"
     assert first["steps"] == second["steps"] == OPTIMIZER_STEPS
     assert first["total"] == second["total"]
+    assert first["reduced"] == second["reduced"] == OPTIMIZER_STEPS * first["trained"], "bytes of the trained values, once a step"
+    assert first["broadcast"] == first["trained"], "the frozen base and text encoder are loaded by each process, not sent"
     assert first["prompts"] == ["a red cube"] * UNROLL_STEPS + ["a blue cone"] * UNROLL_STEPS
     assert second["prompts"] == ["a green torus"] * UNROLL_STEPS + ["a pink dome"] * UNROLL_STEPS
 

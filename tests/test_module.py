@@ -12,7 +12,7 @@ from torch import nn
 from prd_lightning.architecture import Architecture
 from prd_lightning.cameras import CameraSettings
 from prd_lightning.data import ListPrompts, PromptBatch, PromptDataModule
-from prd_lightning.errors import CheckpointFormatError, ConfigurationError
+from prd_lightning.errors import CheckpointFormatError, ConfigurationError, NonFiniteError
 from prd_lightning.module import PRDModule, surrogate_loss
 from prd_lightning.rendering import MeshRenderer, RenderedMaps, VolumeRenderer
 from prd_lightning.teachers import TeacherResult
@@ -190,6 +190,23 @@ def test_a_step_with_a_nan_gradient_is_skipped_and_counted():
     trainer.fit(module, make_data())
     assert module.skipped_steps == 2 and trainer.callback_metrics["train/skipped_steps"] == 2
     assert all(torch.equal(old, new) for old, new in zip(before, module.trainable_parameters(), strict=True))
+
+
+def test_a_loss_that_is_not_finite_leaves_the_step_out_even_with_a_finite_gradient(monkeypatch: pytest.MonkeyPatch):
+    module = make_module(lr=0.1, unroll_steps=1)
+    monkeypatch.setattr(module, "_regularization", lambda maps: torch.tensor(float("inf")))
+    before = [value.detach().clone() for value in module.trainable_parameters()]
+    make_trainer(max_steps=1, accumulate_grad_batches=1).fit(module, make_data(unroll_steps=1))
+    assert module.skipped_steps == 1
+    assert all(torch.equal(old, new) for old, new in zip(before, module.trainable_parameters(), strict=True))
+
+
+def test_training_stops_after_a_set_number_of_skipped_steps_in_a_row():
+    module = make_module(max_nonfinite_steps=2, unroll_steps=1)
+    module.teachers["oracle"].poisoned = True
+    with pytest.raises(NonFiniteError, match="2 optimizer steps in a row"):
+        make_trainer(max_steps=5, accumulate_grad_batches=1).fit(module, make_data(unroll_steps=1))
+    assert module.skipped_steps == 2
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, partial(torch.optim.SGD, momentum=0.9)])

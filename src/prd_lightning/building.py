@@ -11,7 +11,14 @@ from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig
 
 from prd_lightning.architecture import Architecture
-from prd_lightning.callbacks import FolderCheckpointIO, MeshCallback, PreviewCallback, UnrollProgressBar, WeightAveraging
+from prd_lightning.callbacks import (
+    FolderCheckpointIO,
+    MeshCallback,
+    PreemptionCallback,
+    PreviewCallback,
+    UnrollProgressBar,
+    WeightAveraging,
+)
 from prd_lightning.cameras import CameraSettings
 from prd_lightning.configuration import plain
 from prd_lightning.data import PromptDataModule
@@ -86,6 +93,7 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
         callbacks.append(WeightAveraging(**plain(config.ema)))  # before what generates
     if config.trainer.get("enable_progress_bar", True):
         callbacks.append(UnrollProgressBar())
+    callbacks.append(PreemptionCallback(folder))
     if prompts:
         renderer = MeshRenderer(preview.resolution, preview.image_size)
         callbacks.append(PreviewCallback(prompts, folder, renderer, preview.every_n_steps, preview.views, preview.seed))

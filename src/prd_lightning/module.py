@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from prd_lightning.architecture import Architecture, trainable_state
 from prd_lightning.data import PromptBatch
 from prd_lightning.diffusion import sample_unroll_timesteps, unroll_timesteps
-from prd_lightning.errors import ConfigurationError
+from prd_lightning.errors import ConfigurationError, NonFiniteError
 from prd_lightning.field import PreparedPlanes
 from prd_lightning.generator import copy_state
 from prd_lightning.losses import Schedule, TrainingStep, eikonal, scheduled, sparsity
@@ -50,6 +50,7 @@ class PRDModule(lightning.LightningModule):
         eikonal_weight, sparsity_weight: scheduled weights of the regularizers, for the volume renderer.
         learning_rate_factor: scheduled factor of the optimizer's learning rate.
         color_learning_rate_factor: of colour's learning rate, see ``optimization``.
+        max_nonfinite_steps: training stops after so many steps in a row whose loss or gradient is not finite.
         shuffle_teacher_prompts: a control experiment: teachers get the prompt of another scene of the batch.
 
     Raises:
@@ -69,6 +70,7 @@ class PRDModule(lightning.LightningModule):
         learning_rate_factor: Schedule = 1.0,
         color_learning_rate_factor: float = 1.0,
         shuffle_teacher_prompts: bool = False,
+        max_nonfinite_steps: int = 20,
     ) -> None:
         super().__init__()
         if not renderers or not teachers:
@@ -97,12 +99,18 @@ class PRDModule(lightning.LightningModule):
         self.learning_rate_factor, self.color_learning_rate_factor = learning_rate_factor, color_learning_rate_factor
         self.shuffle_teacher_prompts = shuffle_teacher_prompts
         self.strict_loading = False  # checkpoints hold the trainable part only; on_load_checkpoint checks that part in full
-        self.skipped_steps = 0
+        self.max_nonfinite_steps = max_nonfinite_steps
+        self.skipped_steps = self.skipped_in_a_row = 0
         self.teacher_results: dict[str, TeacherResult] = {}  # of the last micro-batch, for the diagnosis
         self._latents: Tensor | None = None
         self._next_unroll_step = 0
 
     # ------------------------------------------------------------------------------------------------- training
+
+    def setup(self, stage: str) -> None:
+        """Every process loads the frozen models by itself, so that replicas are not to broadcast them."""
+        frozen = [name for name, value in self.named_parameters() if not value.requires_grad]
+        self._ddp_params_and_buffers_to_ignore = frozen + [name for name, _ in self.named_buffers()]
 
     def on_fit_start(self) -> None:
         """Checks that the trainer's accumulation fits the unroll."""
@@ -139,7 +147,8 @@ class PRDModule(lightning.LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False)
         if "mesh" in maps:
             self.log("train/empty_meshes", float(maps["mesh"].empty_mesh_count), on_step=True, on_epoch=False)
-        return loss
+        # The gradient of a loss that is not finite is NaN, so that every process leaves the step out after the reduction.
+        return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
 
     def unroll(self, batch: PromptBatch) -> dict[str, RenderedMaps]:
         """Advances the latents by one step and renders the estimate with every renderer.
@@ -192,14 +201,26 @@ class PRDModule(lightning.LightningModule):
             logger.warning("teacher %s: %d non-finite samples were left out at step %d", name, result.nonfinite, self.global_step)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leaves out an optimizer step whose gradient is not finite: the gradient is dropped, counted and logged."""
+        """Leaves out an optimizer step whose loss or gradient is not finite: the gradient is dropped, counted and logged.
+
+        Raises:
+            NonFiniteError: ``max_nonfinite_steps`` steps in a row were left out.
+        """
         gradients = [parameter.grad for parameter in self.trainable_parameters() if parameter.grad is not None]
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm() if gradients else torch.zeros(())
         if not torch.isfinite(norm):
             self.skipped_steps += 1
+            self.skipped_in_a_row += 1
             logger.warning("step %d: the gradient is not finite, %d skipped so far", self.global_step, self.skipped_steps)
             # Without a gradient an optimizer leaves weights, momentum and decay alone; a zero gradient would still move them.
             self.zero_grad(set_to_none=True)
+            if self.skipped_in_a_row >= self.max_nonfinite_steps:
+                raise NonFiniteError(
+                    f"{self.skipped_in_a_row} optimizer steps in a row had a loss or gradient that is not finite, the last one "
+                    f"is {self.global_step}; go on from an earlier checkpoint with a lower learning rate, clipping or 32 bits"
+                )
+        else:
+            self.skipped_in_a_row = 0
         self.log("train/gradient_norm", norm, on_step=True, on_epoch=False)
         self.log("train/skipped_steps", float(self.skipped_steps), on_step=True, on_epoch=False)
 
@@ -229,6 +250,7 @@ class PRDModule(lightning.LightningModule):
         """Keeps the trainable tensors and their architecture: the frozen base and the teachers are never saved."""
         checkpoint["state_dict"] = {name: value.detach() for name, value in self.trainable_state_dict().items()}
         checkpoint["architecture"] = self.architecture.to_dict()
+        checkpoint["skipped_steps"] = [self.skipped_steps, self.skipped_in_a_row]
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Checks and loads the trainable tensors.
@@ -238,6 +260,7 @@ class PRDModule(lightning.LightningModule):
         """
         self.architecture.check_same(Architecture.from_dict(checkpoint["architecture"]))
         copy_state(self.trainable_state_dict(), checkpoint["state_dict"])
+        self.skipped_steps, self.skipped_in_a_row = checkpoint.get("skipped_steps", (0, 0))
 
     # ----------------------------------------------------------------------------------------------- inference
 

@@ -1,13 +1,30 @@
 """What a run's folder holds, and what happens when it holds a run already."""
 
+import fcntl
+import logging
 import os
 import shutil
+import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
-from prd_lightning.errors import MissingWeightsError, OutputExistsError, OutputNotWritableError
+from prd_lightning.errors import (
+    CheckpointFormatError,
+    MissingWeightsError,
+    OutputExistsError,
+    OutputNotWritableError,
+    PRDError,
+)
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE, EVALUATION_FILE, METRICS_FILE = "config.yaml", "evaluation.json", "metrics.csv"
+OVERRIDES_FILE, LOCK_FILE = "overrides.yaml", ".lock"
+_locks: dict[Path, TextIO] = {}
+"""Open files of the folders that this process has reserved."""
 CHECKPOINTS, PREVIEWS, MESHES = "checkpoints", "previews", "meshes"
+_PLACES_HINT = f"ckpt_path takes a folder under RUN/{CHECKPOINTS}, or `last`"
 
 
 def check_run_folder(folder: Path, may_exist: bool) -> None:
@@ -36,6 +53,30 @@ def create_folder(folder: Path) -> None:
         raise OutputNotWritableError(f"the run folder {folder} cannot be created: {error.strerror or error}") from error
 
 
+def lock_run_folder(folder: Path) -> None:
+    """Reserves ``folder`` until this process ends, so that no second training writes into it at the same time.
+
+    Raises:
+        OutputExistsError: a training that is still running writes there.
+    """
+    if _locks.get(folder) is not None:
+        return
+    file = open(folder / LOCK_FILE, "a+")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        owner = file.read().strip()
+        file.close()
+        raise OutputExistsError(f"a training is running in {folder} ({owner}); end it or choose another `output`") from error
+    except OSError as error:  # a file system without locks
+        logger.warning("%s cannot be locked against a second training: %s", folder, error)
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    _locks[folder] = file
+
+
 def make_room(folder: Path, keep_outputs: bool) -> None:
     """Sets the metrics of a run that goes on aside; removes the outputs of a run that is overwritten."""
     if keep_outputs:
@@ -49,15 +90,44 @@ def make_room(folder: Path, keep_outputs: bool) -> None:
         path.unlink(missing_ok=True)
 
 
-def find_checkpoint(location: str | None, folder: Path) -> Path | None:
+def find_checkpoint(location: str | None, folder: Path, read: Callable[[Path], object] | None = None) -> Path | None:
     """The checkpoint folder that ``ckpt_path`` names.
+
+    Args:
+        location: None, ``last`` for the newest that can be read, or a folder.
+        folder: of the run.
+        read: raises CheckpointFormatError where a checkpoint is damaged; ``last`` then falls back to the one before.
 
     Raises:
         MissingWeightsError: there is none.
+        CheckpointFormatError: none can be read; the error is the newest one's.
     """
     if location is None:
         return None
-    path = folder / CHECKPOINTS / "last" if location == "last" else Path(location).expanduser()
-    if not path.is_dir():
-        raise MissingWeightsError(f"there is no checkpoint {path}; ckpt_path takes a folder under RUN/{CHECKPOINTS}, or `last`")
-    return path
+    if location != "last":
+        path = Path(location).expanduser()
+        if not path.is_dir():
+            raise MissingWeightsError(f"there is no checkpoint {path}; {_PLACES_HINT}")
+        return path
+    checkpoints = folder / CHECKPOINTS
+    candidates = [path for path in (checkpoints / "last", checkpoints / ".last.previous") if path.is_dir()]
+    candidates += sorted((path for path in checkpoints.glob("step_*") if path.is_dir()), reverse=True)
+    if not candidates:
+        raise MissingWeightsError(f"there is no checkpoint {checkpoints / 'last'}; {_PLACES_HINT}")
+    return _first_readable(candidates, read)
+
+
+def _first_readable(candidates: list[Path], read: Callable[[Path], object] | None) -> Path:
+    failures: list[PRDError] = []
+    for path in candidates:
+        try:
+            if read is not None:
+                read(path)
+        except (CheckpointFormatError, MissingWeightsError) as error:
+            logger.warning("the checkpoint %s is damaged, the one before is tried: %s", path, error)
+            failures.append(error)
+            continue
+        if failures or path.name != "last":
+            logger.warning("going on from %s, since the last checkpoint cannot be used", path)
+        return path
+    raise failures[0]

@@ -22,14 +22,23 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from prd_lightning.building import build_data, build_module, build_trainer
-from prd_lightning.callbacks import averaged_weights
+from prd_lightning.callbacks import FolderCheckpointIO, averaged_weights
 from prd_lightning.configuration import check_overrides, config_directory, to_yaml
 from prd_lightning.data import PromptDataModule
 from prd_lightning.errors import ConfigurationError, OutputExistsError, PRDError, SweepError
 from prd_lightning.evaluation import evaluate_tiny_world, held_out_prompts
 from prd_lightning.files import atomic_write
 from prd_lightning.module import PRDModule
-from prd_lightning.run_folder import CONFIG_FILE, EVALUATION_FILE, check_run_folder, create_folder, find_checkpoint, make_room
+from prd_lightning.resuming import requeued_overrides, resumed_overrides, save_overrides
+from prd_lightning.run_folder import (
+    CONFIG_FILE,
+    EVALUATION_FILE,
+    check_run_folder,
+    create_folder,
+    find_checkpoint,
+    lock_run_folder,
+    make_room,
+)
 from prd_lightning.sweeps.callback import SummaryCallback
 from prd_lightning.sweeps.job import run_job
 from prd_lightning.sweeps.record import read_record, record_failure, recorded
@@ -48,15 +57,20 @@ EXAMPLES = """examples:
   prd train teacher=mvdream trainer.max_steps=20 seed=3 output=runs/short
   prd train experiment=tiny
   prd train data=file data.source.path=prompts.txt
-  prd train output=runs/short ckpt_path=last trainer.max_steps=40       (resume)
+  prd train output=runs/short ckpt_path=last trainer.max_steps=40       (resume with the run's own settings)
   prd train -m teacher=mvdream,richdreamer seed=0,1                     (sweep)
   prd train --cfg job                                                   (show the config)
   prd train --info defaults                                             (show the groups)
 """
 
 
-def train(config: DictConfig, folder: Path) -> dict[str, float]:
+def train(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> dict[str, float]:
     """Runs one training in ``folder``; returns the scores on held-out prompts (empty outside the tiny world).
+
+    Args:
+        config: see ``conf/train.yaml``.
+        folder: of the run.
+        overrides: that ``config`` was made with; the folder keeps them, so that going on needs none of them typed again.
 
     Raises:
         PRDError: a setting, file or model cannot be used; nothing was trained then.
@@ -66,7 +80,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     check_run_folder(folder, config.overwrite or config.ckpt_path is not None)
-    checkpoint = find_checkpoint(config.ckpt_path, folder)
+    checkpoint = find_checkpoint(config.ckpt_path, folder, FolderCheckpointIO().load_checkpoint)
     for message in LIBRARY_WARNINGS:
         warnings.filterwarnings("ignore", message)
     lightning.seed_everything(config.seed, verbose=False)
@@ -74,9 +88,11 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     trainer = build_trainer(config, folder)
     _describe(module)
     if trainer.is_global_zero:
+        lock_run_folder(folder)
         make_room(folder, keep_outputs=checkpoint is not None)
         with atomic_write(folder / CONFIG_FILE, overwrite=True) as temporary:
             temporary.write_text(to_yaml(config))
+        save_overrides(folder, overrides)
     with recorded(folder, config.seed):
         return _fit(config, module, data, trainer, folder, checkpoint)
 
@@ -141,11 +157,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     overrides = [argument for argument in given if not argument.startswith("-") and "=" in argument]
+    is_multirun = any(argument in ("-m", "--multirun") for argument in given)
+    if not is_multirun:
+        flags = [argument for argument in given if argument not in overrides]
+        overrides = resumed_overrides(requeued_overrides(overrides))
+        given = flags + overrides
     check_overrides(overrides)
     if output := dict(override.split("=", 1) for override in overrides).get("output"):
         create_folder(Path(output))  # Hydra would do it with a traceback
     failures: list[PRDError] = []
-    is_multirun = any(argument in ("-m", "--multirun") for argument in given)
     command_line = sys.argv
 
     def job(config: DictConfig) -> float | None:
@@ -173,7 +193,7 @@ def _run_job(config: DictConfig, failures: list[PRDError]) -> float | None:
         return run_job(folder, overrides, context.job.num, config.objective)
     before = read_record(folder)
     try:
-        scores = train(config, folder)
+        scores = train(config, folder, overrides)
     except PRDError as error:
         if not isinstance(error, OutputExistsError):  # then the folder holds another run
             record_failure(folder, overrides, str(error), before)

@@ -2,6 +2,7 @@
 
 from prd_lightning.callbacks.averaging import WeightAveraging, averaged_weights
 from prd_lightning.callbacks.checkpoint_folder import TRAINER_FILE, FolderCheckpointIO
+from prd_lightning.callbacks.preemption import PreemptionCallback
 from prd_lightning.callbacks.previews import MeshCallback, PreviewCallback, export_meshes, render_prompts
 from prd_lightning.callbacks.progress import UnrollProgressBar
 
@@ -9,6 +10,7 @@ __all__ = [
     "TRAINER_FILE",
     "FolderCheckpointIO",
     "MeshCallback",
+    "PreemptionCallback",
     "PreviewCallback",
     "UnrollProgressBar",
     "WeightAveraging",

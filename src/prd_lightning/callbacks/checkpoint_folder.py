@@ -1,16 +1,17 @@
 """A training checkpoint as a folder: a generator file and what resuming needs beside it."""
 
+import os
 import pickle
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from prd_lightning.callbacks.averaging import AVERAGED_STATE
 from prd_lightning.checkpoints import GENERATOR_FILE, load_generator, save_generator
-from prd_lightning.errors import CheckpointFormatError, MissingWeightsError
+from prd_lightning.errors import CheckpointFormatError, MissingWeightsError, OutputNotWritableError
 
 TRAINER_FILE = "trainer_state.ckpt"
 
@@ -24,23 +25,20 @@ class FolderCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Writes the folder ``path``; a folder of that name is replaced once the new one is complete."""
+        """Writes the folder ``path``; a folder of that name is replaced once the new one is complete.
+
+        Raises:
+            OutputNotWritableError: the disk is full or the place cannot be written; an earlier checkpoint stays.
+        """
         path = Path(path)
         partial = path.with_name(f".{path.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        state = dict(checkpoint)
-        tensors = state.pop(AVERAGED_STATE) if AVERAGED_STATE in state else state.pop("state_dict")
-        save_generator(partial / GENERATOR_FILE, tensors, state.pop("architecture", {}))
-        torch.save(state, partial / TRAINER_FILE)
-        if path.exists():
-            previous = path.with_name(f".{path.name}.previous")
-            shutil.rmtree(previous, ignore_errors=True)
-            path.rename(previous)
-            partial.rename(path)
-            shutil.rmtree(previous)
-        else:
-            partial.rename(path)
+        try:
+            _write(checkpoint, partial)
+            _put_in_place(partial, path)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise OutputNotWritableError(f"the checkpoint {path} cannot be written: {error.strerror or error}") from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
@@ -71,3 +69,36 @@ class FolderCheckpointIO(TorchCheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Deletes a checkpoint folder."""
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _write(checkpoint: dict[str, Any], folder: Path) -> None:
+    """Writes both files and has them on the disk before it returns."""
+    folder.mkdir(parents=True)
+    state = dict(checkpoint)
+    tensors = state.pop(AVERAGED_STATE) if AVERAGED_STATE in state else state.pop("state_dict")
+    save_generator(folder / GENERATOR_FILE, tensors, state.pop("architecture", {}))
+    with open(folder / TRAINER_FILE, "wb") as file:
+        _save_state(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _save_state(state: dict[str, Any], file: BinaryIO) -> None:
+    """``torch.save``, which reports a full disk as a RuntimeError of its own."""
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        if isinstance(cause := error.__context__ or error.__cause__, OSError):
+            raise cause from error
+        raise
+
+
+def _put_in_place(partial: Path, path: Path) -> None:
+    """Gives a complete folder its name. A folder cannot be replaced in one step: a process that is killed in between leaves the
+    earlier one as ``.NAME.previous``, where ``run_folder.find_checkpoint`` looks too."""
+    previous = path.with_name(f".{path.name}.previous")
+    if path.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        path.rename(previous)
+    partial.rename(path)
+    shutil.rmtree(previous, ignore_errors=True)
