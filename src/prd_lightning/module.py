@@ -29,6 +29,7 @@ from prd_lightning.errors import ConfigurationError, NonFiniteError
 from prd_lightning.field import PreparedPlanes
 from prd_lightning.generator import copy_state
 from prd_lightning.losses import Schedule, TrainingStep, eikonal, scheduled, sparsity
+from prd_lightning.memory import checkpoint_gradients
 from prd_lightning.optimization import OptimizerFactory, make_optimizer
 from prd_lightning.rendering import LearnedBackground, RenderedMaps
 from prd_lightning.sampling import sample_planes
@@ -51,6 +52,7 @@ class PRDModule(lightning.LightningModule):
         learning_rate_factor: scheduled factor of the optimizer's learning rate.
         color_learning_rate_factor: of colour's learning rate, see ``optimization``.
         max_nonfinite_steps: training stops after so many steps in a row whose loss or gradient is not finite.
+        gradient_checkpointing: UNet and decoder are computed again in the backward pass instead of keeping what it needs.
         shuffle_teacher_prompts: a control experiment: teachers get the prompt of another scene of the batch.
 
     Raises:
@@ -71,6 +73,7 @@ class PRDModule(lightning.LightningModule):
         color_learning_rate_factor: float = 1.0,
         shuffle_teacher_prompts: bool = False,
         max_nonfinite_steps: int = 20,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if not renderers or not teachers:
@@ -90,6 +93,8 @@ class PRDModule(lightning.LightningModule):
         self.parts = self.architecture.build()
         self.generator, self.field = self.parts.generator, self.parts.field
         self.prompt_encoder, self.noise_schedule = self.parts.prompt_encoder, self.parts.noise_schedule
+        if gradient_checkpointing:
+            checkpoint_gradients(self.generator)
         self.background = LearnedBackground(self.prompt_encoder.pooled_width)
         self.renderers, self.teachers = nn.ModuleDict(renderers), nn.ModuleDict(teachers)
         self.make_optimizer = optimizer
