@@ -22,6 +22,7 @@ from prd_lightning.callbacks import (
 from prd_lightning.cameras import CameraSettings
 from prd_lightning.configuration import plain
 from prd_lightning.data import PromptDataModule
+from prd_lightning.diagnosis import DiagnosisCallback
 from prd_lightning.errors import ConfigurationError, PRDError
 from prd_lightning.module import PRDModule
 from prd_lightning.rendering import MeshRenderer
@@ -89,6 +90,7 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
         )
     ]
     callbacks[0].FILE_EXTENSION = ""  # a checkpoint is a folder
+    callbacks.append(DiagnosisCallback())
     if config.ema.decay is not None:
         callbacks.append(WeightAveraging(**plain(config.ema)))  # before what generates
     if config.trainer.get("enable_progress_bar", True):

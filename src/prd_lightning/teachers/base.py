@@ -132,6 +132,8 @@ class DiffusionTeacher(Teacher):
     map_names: tuple[str, ...]
     shares_time = True
     """Whether the samples of one prompt share a timestep."""
+    times: Tensor | None = None
+    """[N] noise levels that were drawn last, as shares of T."""
 
     def __init__(
         self,
@@ -219,7 +221,7 @@ class DiffusionTeacher(Teacher):
         high = min(high, self.schedule.num_timesteps - 1)
         repeats = given.samples_per_prompt if self.shares_time else 1
         t = torch.randint(min(low, high), high + 1, (len(clean) // repeats,), generator=generator).repeat_interleave(repeats)
-        t = t.to(clean.device)
+        self.times, t = t / self.schedule.num_timesteps, t.to(clean.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         later = t
         if self.student == "asd" and self.time_shift.ratio:

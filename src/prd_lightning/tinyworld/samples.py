@@ -1,16 +1,14 @@
-"""Sheets of the teachers' own samples: what can be learned from them, to be looked at before they are trusted."""
+"""Sheets of the tiny teachers' own samples: what can be learned from them, to be looked at before they are trusted."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from prd_lightning.cameras import Cameras, CameraSettings, sample_training_cameras
-from prd_lightning.mesh import picture_sheet
 from prd_lightning.teachers import DiffusionTeacher, MVDreamTeacher, NormalDepthTeacher, StableDiffusionTeacher
+from prd_lightning.teachers.previews import teacher_sheet
 
-VIEWS = 4
 SHEET_PROMPTS = ("a red cone", "a blue torus", "a yellow wedge", "a green cross", "a purple sphere on an orange cube")
 
 
@@ -28,7 +26,6 @@ def sheet_cameras(prompts: int, seed: int = 0) -> Cameras:
     return sample_training_cameras(prompts, CameraSettings(), torch.Generator().manual_seed(seed))
 
 
-@torch.no_grad()
 def sample_sheet(
     name: str,
     root: Path,
@@ -38,16 +35,6 @@ def sample_sheet(
     steps: int = 25,
     seed: int = 0,
 ) -> Path:
-    """Writes a PNG with four views of every prompt, sampled from the teacher alone; a normal-depth teacher shows both maps."""
+    """Writes a PNG with four views of every prompt, see ``teacher_sheet``; a file of that name is replaced."""
     cameras = sheet_cameras(len(prompts), seed)
-    samples = load_teacher(name, root).sample(prompts, cameras, steps, guidance_scale, seed)
-    groups = samples.unflatten(0, (len(prompts), VIEWS))
-    rows = [_pictures(group) for group in groups]
-    return picture_sheet(rows, prompts, path, overwrite=True)
-
-
-def _pictures(group: Tensor) -> list[Tensor]:
-    """Rows of [V, H, W, 3] pictures."""
-    if group.shape[-1] == 3:
-        return [group]
-    return [group[..., :3], group[..., 3:].expand(*group.shape[:-1], 3)]
+    return teacher_sheet(load_teacher(name, root), prompts, cameras, path, steps, guidance_scale, seed, overwrite=True)
