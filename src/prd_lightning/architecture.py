@@ -54,6 +54,7 @@ class Architecture:
         color_gradient_floor: see ``field.TriplaneField``; it acts in training alone.
         compute: ``merged`` or ``branch``, see ``generator.adapters``; the result is the same.
         steps: K of the unroll that it is trained for, and of inference.
+        train_base: full fine-tuning: the base's own weights are trained beside the adapters (a comparison, see docs/ablations.md).
         text_width: of a token, 1024 for Stable Diffusion 2.1; a base of another family is refused. None takes any.
     """
 
@@ -68,6 +69,7 @@ class Architecture:
     compute: str = "branch"
     steps: int = 4
     text_width: int | None = None
+    train_base: bool = False
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
@@ -115,6 +117,7 @@ class Architecture:
             per_plane=self.per_plane,
             latent_size=self.latent_size,
             compute=self.compute,
+            train_base=self.train_base,
         )
         check_text_width(folder, generator.text_width, prompt_encoder.width, self.text_width)
         return GeneratorParts(

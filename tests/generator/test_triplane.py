@@ -211,3 +211,10 @@ def test_mistakes_are_named(generator: TriplaneGenerator, latents: torch.Tensor,
         generator.predict_noise(latents[:PLANES], 5, text)
     with pytest.raises(MissingWeightsError, match="no unet in"):
         TriplaneGenerator.from_folder(tmp_path)
+
+
+def test_full_fine_tuning_trains_and_saves_the_base_too():
+    adapted, full = (build(ranks=1, trained=False, train_base=base) for base in (False, True))
+    assert all(parameter.requires_grad for parameter in full.parameters())
+    assert "unet.conv_in.weight" in full.trainable_state_dict() and "unet.conv_in.weight" not in adapted.trainable_state_dict()
+    assert full.trainable_parameter_count() == sum(parameter.numel() for parameter in full.parameters())

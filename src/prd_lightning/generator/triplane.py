@@ -41,6 +41,7 @@ class TriplaneGenerator(nn.Module):
         per_plane: six pairs in self-attention instead of a shared one.
         latent_size: height and width of a latent; default half of what the UNet was trained on.
         compute: how adapters are evaluated in training, see ``adapters``.
+        train_base: full fine-tuning: the weights of UNet and decoder are trained and saved too.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class TriplaneGenerator(nn.Module):
         per_plane: bool = True,
         latent_size: int | None = None,
         compute: Compute = "branch",
+        train_base: bool = False,
     ) -> None:
         super().__init__()
         if plane_channels % 2:
@@ -70,6 +72,8 @@ class TriplaneGenerator(nn.Module):
         _adapt_convolutions(self.decoder, ranks.convolution, compute)
         last = self.decoder.conv_out
         self.decoder.conv_out = nn.Conv2d(last.in_channels, plane_channels, 3, padding=1).to(last.weight)
+        if train_base:
+            self.requires_grad_(True)
 
     @classmethod
     def from_folder(cls, folder: str | Path, **settings: object) -> "TriplaneGenerator":
