@@ -181,3 +181,15 @@ def test_a_color_gradient_floor_changes_no_color_and_adds_to_the_derivative_of_t
     assert torch.equal(plain.color(prepared, points), floored.color(prepared, points))
     given = torch.autograd.grad(floored.color(prepared, points).sum(), floored.texture_network[4].weight)[0]
     torch.testing.assert_close(given, expected)
+
+
+def test_a_point_that_is_not_finite_has_no_finite_distance_and_leaves_the_others_alone(field, planes):
+    prepared = field.prepare(planes)
+    points = random_points()
+    expected = field.sdf(prepared, points)
+    spoiled = points.clone()
+    spoiled[:, 0, 1], spoiled[:, 1, 2] = torch.nan, torch.inf
+    found = field.sdf(prepared, spoiled)
+    assert not torch.isfinite(found[:, :2]).any()
+    torch.testing.assert_close(found[:, 2:], expected[:, 2:])
+    assert not torch.isfinite(field.sdf_and_gradient(prepared, spoiled)[0][:, 0]).any()

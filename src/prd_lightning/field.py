@@ -65,7 +65,8 @@ def texel_weights(
     pixel_x = (points[..., list(column_axis)] + 1) * (0.5 * width) + 0.5  # in padded texels, whose centres are whole numbers
     pixel_y = (points[..., list(row_axis)] + 1) * (0.5 * height) + 0.5
     inside = (pixel_x > 0) & (pixel_x < width + 1) & (pixel_y > 0) & (pixel_y < height + 1)
-    left, top = pixel_x.detach().floor().clamp(0, width), pixel_y.detach().floor().clamp(0, height)
+    # A point that is not finite reads the corner with weights that are not finite, so that the training notices and goes on.
+    left, top = (pixel.detach().floor().nan_to_num().clamp(0, size) for pixel, size in ((pixel_x, width), (pixel_y, height)))
     right_share, bottom_share = (pixel_x - left).clamp(0, 1), (pixel_y - top).clamp(0, 1)
     plane = torch.arange(3, device=points.device) * ((height + 2) * (width + 2))
     first = (top * (width + 2) + left).long() + plane
