@@ -155,6 +155,7 @@ def _curves(axis: Any, log: Log, title: str, names: Mapping[str, str], logarithm
     """Lines over optimizer steps; a value that is not finite is a red tick at the top."""
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("optimizer step")
+    axis.set_xlim(*_step_range(log))
     for name, label in names.items():
         steps, values = log.get(name, ([], []))
         if not steps:
@@ -165,7 +166,8 @@ def _curves(axis: Any, log: Log, title: str, names: Mapping[str, str], logarithm
         axis.plot(bad, [1.0] * len(bad), "rx", transform=axis.get_xaxis_transform(), clip_on=False)
     if logarithmic:
         axis.set_yscale("log")
-        axis.yaxis.get_minor_locator().set_params(subs=(2.0, 5.0))
+        low, high = axis.get_ylim()
+        axis.yaxis.get_minor_locator().set_params(subs=(2.0, 5.0) if high / low < 1000 else ())
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
     if axis.get_legend_handles_labels()[0]:
@@ -173,6 +175,13 @@ def _curves(axis: Any, log: Log, title: str, names: Mapping[str, str], logarithm
     else:
         axis.text(0.5, 0.5, "not in the log", ha="center", va="center", transform=axis.transAxes, color="gray")
     axis.grid(alpha=0.3)
+
+
+def _step_range(log: Log) -> tuple[float, float]:
+    """The steps of the whole log with a margin, the same in every panel."""
+    first, last = min(steps[0] for steps, _ in log.values()), max(steps[-1] for steps, _ in log.values())
+    margin = max(0.03 * (last - first), 0.5)
+    return first - margin, last + margin
 
 
 def _skipped(axis: Any, log: Log) -> None:
@@ -196,7 +205,7 @@ def _histogram(axis: Any, log: Log) -> None:
         bins = sorted(name for name in log if name.startswith(f"train/{teacher}/t_"))
         rows += [log[name][1] for name in bins]
     length, steps = min(map(len, rows)), log[f"train/{teachers[0]}/t_00"][0]
-    extent = (steps[0], max(steps[-1], steps[0] + 1), 0, len(teachers))
+    extent = (steps[0] - 0.5, steps[-1] + 0.5, 0, len(teachers))
     axis.imshow([row[-length:] for row in rows], aspect="auto", origin="lower", cmap="viridis", extent=extent)
     axis.set_yticks([index + 0.5 for index in range(len(teachers))], teachers, fontsize=8, rotation=90, va="center")
     axis.hlines(range(1, len(teachers)), *extent[:2], color="white", linewidth=1)
