@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prd_lightning.draws import Draws, uniform
 from prd_lightning.errors import ConfigurationError
 
 
@@ -163,22 +164,22 @@ class CameraSettings:
 
 
 def sample_training_cameras(
-    num_prompts: int, settings: CameraSettings, generator: torch.Generator | None = None
+    num_prompts: int, settings: CameraSettings, generator: Draws = None
 ) -> Cameras:
     """Random views: one elevation, distance and field of view per prompt, azimuths evenly spaced from a random start."""
     views = settings.views_per_prompt
 
-    def uniform(bounds: tuple[float, float]) -> Tensor:
+    def drawn(bounds: tuple[float, float]) -> Tensor:
         low, high = bounds
-        return (low + (high - low) * torch.rand(num_prompts, generator=generator)).repeat_interleave(views)
+        return (low + (high - low) * uniform((num_prompts,), generator)).repeat_interleave(views)
 
-    start = uniform((0.0, 360.0))
+    start = drawn((0.0, 360.0))
     azimuth = (start + torch.arange(views).repeat(num_prompts) * (360.0 / views)) % 360.0
     return orbit_cameras(
-        elevation=uniform(settings.elevation_range),
+        elevation=drawn(settings.elevation_range),
         azimuth=azimuth,
-        distance=uniform(settings.relative_distance_range),
-        fovy=uniform(settings.fovy_range),
+        distance=drawn(settings.relative_distance_range),
+        fovy=drawn(settings.fovy_range),
         relative=True,
     )
 

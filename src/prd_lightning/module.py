@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from prd_lightning.architecture import Architecture, trainable_state
 from prd_lightning.data import PromptBatch
 from prd_lightning.diffusion import sample_unroll_timesteps, unroll_timesteps
+from prd_lightning.draws import normal, shared
 from prd_lightning.errors import ConfigurationError, NonFiniteError
 from prd_lightning.field import PreparedPlanes
 from prd_lightning.generator import copy_state
@@ -33,7 +34,8 @@ from prd_lightning.memory import checkpoint_gradients
 from prd_lightning.optimization import OptimizerFactory, make_optimizer
 from prd_lightning.rendering import LearnedBackground, RenderedMaps
 from prd_lightning.sampling import sample_planes
-from prd_lightning.teachers import Teacher, TeacherResult
+from prd_lightning.strategies import ShardedBaseStrategy, shard_frozen
+from prd_lightning.teachers import Teacher, TeacherResult, surrogate_loss
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ class PRDModule(lightning.LightningModule):
         color_learning_rate_factor: of colour's learning rate, see ``optimization``.
         max_nonfinite_steps: training stops after so many steps in a row whose loss or gradient is not finite.
         gradient_checkpointing: UNet and decoder are computed again in the backward pass instead of keeping what it needs.
+        loss_prompts: teachers' losses are means over prompts times this number: their weights are meant for batches of that size,
+            and stay right in batches of another one.
         shuffle_teacher_prompts: a control experiment: teachers get the prompt of another scene of the batch.
 
     Raises:
@@ -74,6 +78,7 @@ class PRDModule(lightning.LightningModule):
         shuffle_teacher_prompts: bool = False,
         max_nonfinite_steps: int = 20,
         gradient_checkpointing: bool = False,
+        loss_prompts: float = 1.0,
     ) -> None:
         super().__init__()
         if not renderers or not teachers:
@@ -87,6 +92,8 @@ class PRDModule(lightning.LightningModule):
                     f"teacher {name!r} scores {list(teacher.renderers)}, but the renderers are {list(renderers)}; "
                     "set the teacher's `renderers` or choose another renderer group"
                 )
+        if not loss_prompts > 0:
+            raise ConfigurationError(f"loss_prompts must be positive, got {loss_prompts}")
         unroll_steps = architecture.steps if unroll_steps is None else unroll_steps
         unroll_timesteps(unroll_steps)  # raises where K is out of range
         self.architecture = replace(architecture, steps=unroll_steps)
@@ -102,6 +109,7 @@ class PRDModule(lightning.LightningModule):
         self.num_train_substeps = num_train_substeps or unroll_steps
         self.eikonal_weight, self.sparsity_weight = eikonal_weight, sparsity_weight
         self.learning_rate_factor, self.color_learning_rate_factor = learning_rate_factor, color_learning_rate_factor
+        self.loss_prompts = loss_prompts
         self.shuffle_teacher_prompts = shuffle_teacher_prompts
         self.strict_loading = False  # checkpoints hold the trainable part only; on_load_checkpoint checks that part in full
         self.max_nonfinite_steps = max_nonfinite_steps
@@ -116,6 +124,13 @@ class PRDModule(lightning.LightningModule):
         """Every process loads the frozen models by itself, so that replicas are not to broadcast them."""
         frozen = [name for name, value in self.named_parameters() if not value.requires_grad]
         self._ddp_params_and_buffers_to_ignore = frozen + [name for name, _ in self.named_buffers()]
+
+    def configure_model(self) -> None:
+        """Splits the frozen networks over the processes, where the strategy wants it."""
+        if isinstance(self.trainer.strategy, ShardedBaseStrategy):
+            networks = [network for teacher in self.teachers.values() for network in teacher.networks()]
+            own = [self.generator.unet, self.generator.decoder]
+            shard_frozen(self, own + networks, self.device_mesh["data_parallel"])
 
     def on_fit_start(self) -> None:
         """Checks that the trainer's accumulation fits the unroll."""
@@ -134,17 +149,19 @@ class PRDModule(lightning.LightningModule):
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """One unroll step: the loss of ``batch.unroll_step``; Lightning weighs it by 1 / K.
 
-        The renderers' random shifts are drawn from the batch's own seed, so that a resumed training repeats an uninterrupted one.
+        All that is random is drawn from the batch's own seeds, so that a resumed training repeats an uninterrupted one, and what
+        a prompt sees does not depend on the process and the batch that it is in.
         """
         torch.manual_seed(batch.noise_seed)
         maps = self.unroll(batch)
         teacher_prompts = batch.prompts[1:] + batch.prompts[:1] if self.shuffle_teacher_prompts else batch.prompts
-        draw = torch.Generator().manual_seed(batch.noise_seed + 1)
+        draws = batch.draws("teachers")
+        scale = self.loss_prompts / len(batch.prompts)
         loss = next(iter(maps.values())).rgb.new_zeros(())
         for name, teacher in self.teachers.items():
             scored = {key: value for key, value in maps.items() if key in teacher.renderers}
-            result = teacher.map_gradients(scored, teacher_prompts, batch.cameras, self.now, generator=draw)
-            weight = scheduled(teacher.weight, self.now)
+            result = teacher.map_gradients(scored, teacher_prompts, batch.cameras, self.now, generator=draws)
+            weight = scale * scheduled(teacher.weight, self.now)
             loss = loss + weight * surrogate_loss(scored, result)
             self.teacher_results[name] = result
             self._log_teacher(name, result)
@@ -162,10 +179,10 @@ class PRDModule(lightning.LightningModule):
             ConfigurationError: the micro-batches of a cycle do not follow one another.
         """
         text = self.prompt_encoder.encode(batch.prompts)
-        noise = torch.Generator().manual_seed(batch.noise_seed)
+        noise = batch.draws("latents")
         shape = (6 * len(batch.prompts), *self.generator.latent_shape)
         if batch.unroll_step == 0:
-            clean = torch.randn(shape, generator=noise).to(self.device)
+            clean = normal(shape, noise).to(self.device)
         elif self._latents is None or self._latents.shape != shape or batch.unroll_step != self._next_unroll_step:
             raise ConfigurationError(
                 f"unroll step {batch.unroll_step} does not follow step {batch.unroll_step - 1} of the same prompts"
@@ -173,17 +190,18 @@ class PRDModule(lightning.LightningModule):
         else:
             clean = self._latents
         timesteps = sample_unroll_timesteps(
-            self.unroll_steps, self.num_train_substeps, self.noise_schedule.num_timesteps, noise
+            self.unroll_steps, self.num_train_substeps, self.noise_schedule.num_timesteps, shared(noise)
         )
         t = int(timesteps[batch.unroll_step])
-        noisy = self.noise_schedule.add_noise(clean, torch.randn(shape, generator=noise).to(self.device), t)
+        noisy = self.noise_schedule.add_noise(clean, normal(shape, noise).to(self.device), t)
         predicted = self.generator.predict_noise(noisy, t, text.tokens)
         clean = self.noise_schedule.predict_clean(noisy, predicted, t)
         self._latents = None if batch.unroll_step == self.unroll_steps - 1 else clean.detach()
         self._next_unroll_step = batch.unroll_step + 1
         prepared = self.field.prepare(self.generator.decode(clean))
-        given = (self.field, prepared, batch.cameras, partial(self.background, pooled=text.pooled), self.now)
-        return {name: render(*given) for name, render in self.renderers.items()}
+        background = partial(self.background, pooled=text.pooled)
+        given = (self.field, prepared, batch.cameras, background, self.now)
+        return {name: render(*given, batch.draws(name)) for name, render in self.renderers.items()}
 
     def _regularization(self, maps: Mapping[str, RenderedMaps]) -> Tensor | float:
         volume = maps.get("volume")
@@ -191,7 +209,7 @@ class PRDModule(lightning.LightningModule):
             return 0.0
         losses = {"sparsity": (self.sparsity_weight, sparsity(volume.opacity))}
         if volume.sdf_gradient is not None:
-            losses["eikonal"] = (self.eikonal_weight, eikonal(volume.sdf_gradient))
+            losses["eikonal"] = (self.eikonal_weight, eikonal(volume.sdf_gradient, volume.sdf_counted))
         total = 0.0
         for name, (weight, value) in losses.items():
             self.log(f"train/{name}", value.detach(), on_step=True, on_epoch=False)
@@ -272,17 +290,3 @@ class PRDModule(lightning.LightningModule):
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> PreparedPlanes:
         """Planes of B prompts with the current weights, see ``sampling.sample_planes``."""
         return sample_planes(self.parts, prompts, seeds, self.unroll_steps)
-
-
-def surrogate_loss(maps: Mapping[str, RenderedMaps], result: TeacherResult) -> Tensor:
-    """A scalar with the teacher's loss as its value and the teacher's gradients with respect to the maps.
-
-    The teacher has already freed its own graph; this is the single path back through renderer and generator.
-    """
-    terms = [
-        (getattr(maps[renderer], name) * gradient).sum()
-        for renderer, gradients in result.gradients.items()
-        for name, gradient in gradients.items()
-    ]
-    linear = torch.stack(terms).sum() if terms else next(iter(maps.values())).rgb.sum() * 0.0
-    return linear - linear.detach() + result.loss.detach()

@@ -18,7 +18,6 @@ import lightning
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from prd_lightning.building import build_data, build_module, build_trainer
@@ -39,6 +38,7 @@ from prd_lightning.run_folder import (
     lock_run_folder,
     make_room,
 )
+from prd_lightning.strategies import shards_networks
 from prd_lightning.sweeps.callback import SummaryCallback
 from prd_lightning.sweeps.job import run_job
 from prd_lightning.sweeps.record import read_record, record_failure, recorded
@@ -109,9 +109,9 @@ def _fit(
     if trainer.interrupted:
         raise KeyboardInterrupt
     scores = {}
-    if trainer.is_global_zero and config.evaluation.enabled:
+    if config.evaluation.enabled and (trainer.is_global_zero or shards_networks(trainer.strategy)):
         with averaged_weights(trainer, module):
-            scores = _evaluate(config, module, folder)
+            scores = _evaluate(config, module, folder, trainer.is_global_zero)
     trainer.strategy.barrier()
     return scores
 
@@ -125,10 +125,11 @@ def _describe(module: PRDModule) -> None:
         logger.info("iso-surface: torch marching tetrahedra (differentiable, runs on every device)")
 
 
-@rank_zero_only
-def _evaluate(config: DictConfig, module: PRDModule, folder: Path) -> dict[str, float]:
+def _evaluate(config: DictConfig, module: PRDModule, folder: Path, is_writer: bool) -> dict[str, float]:
     prompts = held_out_prompts(compositions=config.evaluation.compositions)
     scores = evaluate_tiny_world(module.field, module.eval().generate, prompts, list(config.evaluation.seeds))
+    if not is_writer:
+        return scores.summary()
     with atomic_write(folder / EVALUATION_FILE, overwrite=True) as temporary:
         temporary.write_text(json.dumps(scores.to_dict(), indent=2) + "\n")
     print(f"\nscores on {len(prompts)} held-out prompts, seeds {', '.join(map(str, scores.seeds))}:")

@@ -40,11 +40,8 @@ def take(count: int, step: int = 0, rank: int = 0, ranks: int = 1, **settings: o
 
 def same(first: PromptBatch, second: PromptBatch) -> bool:
     matrices = torch.equal(first.cameras.camera_to_world, second.cameras.camera_to_world)
-    return matrices and (first.prompts, first.unroll_step, first.noise_seed) == (
-        second.prompts,
-        second.unroll_step,
-        second.noise_seed,
-    )
+    names = ("prompts", "unroll_step", "noise_seed", "prompt_seeds")
+    return matrices and all(getattr(first, name) == getattr(second, name) for name in names)
 
 
 def test_the_same_prompts_k_times_with_fresh_cameras_and_noise():
@@ -52,6 +49,7 @@ def test_the_same_prompts_k_times_with_fresh_cameras_and_noise():
     assert [batch.unroll_step for batch in batches] == [0, 1, 2] * 2
     assert [batch.prompts for batch in batches] == [PROMPTS[:2]] * K + [PROMPTS[2:4]] * K
     assert len({batch.noise_seed for batch in batches}) == 2 * K
+    assert len({seed for batch in batches for seed in batch.prompt_seeds}) == 2 * K * 2
     assert len({tuple(batch.cameras.azimuth.tolist()) for batch in batches}) == 2 * K
     assert all(len(batch.cameras) == 4 for batch in batches)
 
@@ -62,10 +60,32 @@ def test_an_epoch_never_ends():
     assert batches[2 * K].prompts == [*PROMPTS[10:], *PROMPTS[:3]]
 
 
-def test_cameras_and_noise_depend_on_seed_rank_and_position_alone():
+@pytest.mark.parametrize("step", [0, 3])
+def test_what_a_prompt_sees_does_not_depend_on_how_prompts_are_dealt_out(step: int):
+    """One process with batches of 4, two with 2, four with 1: the same prompts with the same seeds and cameras in each step."""
+
+    def dealt(ranks: int) -> list[dict[int, tuple[str, list[float], int]]]:
+        shares = [take(2 * K, step, rank, ranks, batch_size=4 // ranks) for rank in range(ranks)]
+        return [
+            {
+                seed: (prompt, batch.cameras.azimuth.view(-1, 2)[index].tolist(), batch.noise_seed)
+                for batch in batches
+                for index, (prompt, seed) in enumerate(zip(batch.prompts, batch.prompt_seeds, strict=True))
+            }
+            for batches in zip(*shares, strict=True)
+        ]
+
+    assert dealt(1) == dealt(2) == dealt(4)
+    assert all(len(seen) == 4 for seen in dealt(4))
+
+
+def test_cameras_and_noise_depend_on_seed_and_position_alone():
     assert all(same(first, second) for first, second in zip(take(7, seed=4), take(7, seed=4), strict=True))
     assert take(1, seed=4)[0].noise_seed != take(1, seed=5)[0].noise_seed
-    assert take(1, ranks=2)[0].noise_seed != take(1, ranks=2, rank=1)[0].noise_seed
+    assert take(1, seed=4)[0].prompt_seeds != take(1, seed=5)[0].prompt_seeds
+    first, second = take(1, ranks=2)[0], take(1, ranks=2, rank=1)[0]
+    assert first.noise_seed == second.noise_seed, "the unroll's timesteps are those of all processes"
+    assert not set(first.prompt_seeds) & set(second.prompt_seeds)
 
 
 @pytest.mark.parametrize("shuffle_buffer", [0, 4])

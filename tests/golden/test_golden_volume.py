@@ -145,7 +145,7 @@ def test_renderer_as_a_whole(recorded, close):
     }  # fmt: skip
     for ours, theirs in names.items():
         close(getattr(maps, ours), recorded.outputs[theirs], 1e-5, ours)
-    close(maps.sdf_gradient, given["sdf_grad"].reshape(-1, 3), 1e-6)
+    close(maps.sdf_gradient.flatten(0, 1), given["sdf_grad"].reshape(-1, 3), 1e-6)
     loss = maps.rgb.square().mean() + maps.opacity.mean() + maps.disparity.square().mean() + maps.normal_camera.square().mean()
     on_sdf, on_gradient, on_rgb = torch.autograd.grad(loss, leaves)
     close(on_sdf, recorded.grads["sdf"], 1e-5)

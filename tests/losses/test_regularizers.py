@@ -10,6 +10,13 @@ def test_eikonal_is_zero_for_unit_gradients():
     assert eikonal(torch.nn.functional.normalize(torch.randn(20, 3), dim=-1)).item() == pytest.approx(0.0, abs=1e-12)
 
 
+def test_eikonal_weighs_scenes_equally_and_leaves_out_what_does_not_count():
+    gradient = torch.tensor([[[2.0, 0, 0], [3.0, 0, 0]], [[0, 0, 0], [torch.nan, 0, 0]]])
+    counted = torch.tensor([[True, True], [True, False]])
+    assert eikonal(gradient, counted).item() == pytest.approx(((1 + 4) / 2 + 1) / 2)
+    assert eikonal(gradient, torch.zeros(2, 2, dtype=torch.bool)).item() == 0.0
+
+
 def test_eikonal_of_known_lengths():
     assert eikonal(torch.tensor([[2.0, 0, 0], [0, 0.5, 0], [0, 0, 0]])).item() == pytest.approx((1 + 0.25 + 1) / 3)
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from prd_lightning.cameras import Cameras, orbit_cameras, turntable_cameras
+from prd_lightning.draws import PromptDraws
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.field import TriplaneField
+from prd_lightning.losses import eikonal
 from prd_lightning.rendering import VolumeRenderer, WhiteBackground
 
 WHITE = WhiteBackground()
@@ -48,13 +50,13 @@ def test_sphere_in_closed_form():
     torch.testing.assert_close(maps.rgb[inside], torch.full_like(maps.rgb[inside], 0.5), atol=0.02, rtol=0)
     assert maps.rgb[outside].min() > 0.98
     assert maps.normal_camera[:, size // 2, size // 2, 2].min() > 0.99, "the middle faces the camera"
-    torch.testing.assert_close(maps.sdf_gradient.norm(dim=-1), torch.ones(len(maps.sdf_gradient)))
+    torch.testing.assert_close(maps.sdf_gradient.norm(dim=-1), torch.ones(maps.sdf_gradient.shape[:2]))
 
 
 class FixedSections(VolumeRenderer):
     """Sections do not follow the field, as the gradient assumes: finite differences then measure the same thing."""
 
-    def _proposal(self, field, prepared, origins, directions, near, far):
+    def _proposal(self, field, prepared, origins, directions, near, far, jitter):
         share = torch.linspace(0, 1, self.fine_samples + 1, dtype=near.dtype)
         return near[..., None] + (far - near)[..., None] * share
 
@@ -152,7 +154,7 @@ def test_patch_is_pasted_at_full_resolution():
             small = getattr(coarse, name).movedim(-1, 1)
             enlarged = torch.nn.functional.interpolate(small, 32, mode="bilinear").movedim(1, -1)
             torch.testing.assert_close(value[:, outside], enlarged[:, outside], atol=1e-5, rtol=1e-4)
-        assert len(maps.sdf_gradient) == 2 * (12 * 12 + 10 * 10) * 32
+        assert maps.sdf_gradient.shape == (1, 2 * (12 * 12 + 10 * 10) * 32, 3) and maps.sdf_counted.all()
     assert len(places) > 3
 
 
@@ -198,7 +200,29 @@ def test_rays_that_miss_the_ball_are_background_and_cost_nothing():
     assert 0 < missed.sum() < missed.numel()
     assert (maps.rgb[missed] == 1).all() and (maps.opacity[missed] == 0).all() and (maps.depth[missed] == 0).all()
     torch.testing.assert_close(maps.normal_camera[missed], torch.tensor([0.5, 0.5, 1.0]).expand(int(missed.sum()), 3))
-    assert len(maps.sdf_gradient) == int((~missed).sum()) * 8
+    assert maps.sdf_gradient.shape == (1, int((~missed).sum()) * 8, 3)
+
+
+@pytest.mark.parametrize("patch", [False, True])
+def test_a_scene_in_training_does_not_depend_on_its_batch(patch: bool, close):
+    """Random shifts, patch and eikonal samples belong to the scene, though one scene meets the ball with more rays."""
+    field, planes = random_scene(2, torch.float32)
+    near_and_far = orbit_cameras(torch.zeros(2), torch.tensor([0.0, 90.0]), torch.tensor([2.0, 6.0]), torch.full((2,), 40.0))
+    settings = {"far": 8.0, "bounding_radius": 1.0, "proposal_samples": 16, "fine_samples": 16}
+    renderer = VolumeRenderer(12, 8 if patch else None, patch_size=6, **settings).train()
+    prepared, seeds = field.prepare(planes.detach()), [5, 6]
+    together = renderer(field, prepared, near_and_far, WHITE, 0, PromptDraws(1, seeds))
+    assert not together.sdf_counted.all()
+    means = []
+    for index in range(2):
+        camera, draws = near_and_far.select([index]), PromptDraws(1, seeds[index : index + 1])
+        alone = renderer(field, prepared.item(index), camera, WHITE, 0, draws)
+        close(together.rgb[index], alone.rgb[0], 1e-5)
+        close(together.depth[index], alone.depth[0], 1e-5)
+        means.append(eikonal(alone.sdf_gradient, alone.sdf_counted))
+    close(eikonal(together.sdf_gradient, together.sdf_counted), torch.stack(means).mean(), 1e-5)
+    other = renderer(field, prepared.item(0), near_and_far.select([0]), WHITE, 0, PromptDraws(1, [7]))
+    assert not torch.equal(other.depth[0], together.depth[0])
 
 
 def test_scenes_with_different_numbers_of_hits():

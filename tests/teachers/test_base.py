@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from prd_lightning.cameras import Cameras
+from prd_lightning.draws import PromptDraws
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.losses import LaterEstimate, distillation_gradient, shifted_time
 from prd_lightning.rendering import RenderedMaps
 from prd_lightning.teachers import DiffusionTeacher, Teacher
 from prd_lightning.teachers.base import TeacherInput
 
+MAP_NAMES = ("rgb", "opacity", "depth", "disparity", "normal_world", "normal_camera")
 SETTINGS = {"weighting": "uniform", "t_min": 0.3, "t_max": 0.6}
 
 
@@ -252,3 +254,22 @@ def test_teacher_input_holds_one_prompt_for_each_group(mvdream, make_maps, promp
     assert isinstance(given, TeacherInput)
     assert given.prompts == [*prompts, *prompts] and given.samples_per_prompt == 4
     assert len(given.clean) == len(given.labels) == 16
+
+
+@pytest.mark.parametrize("kind", ["normal_depth", "mvdream", "stable_diffusion"])
+def test_a_prompt_is_scored_as_if_it_were_alone(request, make_maps, prompts, cameras, close, kind: str):
+    """Two prompts in one batch, and each by itself, with two renderers: the same gradients on the maps."""
+    teacher = request.getfixturevalue(kind)(**(SETTINGS | {"shift_ratio": 0.5}))
+    maps, seeds = {"volume": make_maps(1), "mesh": make_maps(2)}, [3, 4]
+    together = teacher.map_gradients(maps, prompts, cameras, 0, PromptDraws(1, seeds))
+    for index in range(2):
+        views = slice(4 * index, 4 * index + 4)
+        own = {
+            name: RenderedMaps(*(getattr(rendered, item)[views] for item in MAP_NAMES)) for name, rendered in maps.items()
+        }
+        draws = PromptDraws(1, seeds[index : index + 1])
+        alone = teacher.map_gradients(own, prompts[index : index + 1], cameras.select(views), 0, draws)
+        for renderer, gradients in alone.gradients.items():
+            for name, gradient in gradients.items():
+                assert gradient.abs().max() > 0
+                close(together.gradients[renderer][name][views], gradient, 1e-4, f"{renderer} {name}")

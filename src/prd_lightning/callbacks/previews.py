@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 
 from prd_lightning import __version__
 from prd_lightning.callbacks.averaging import averaged_weights
@@ -16,6 +15,7 @@ from prd_lightning.mesh import clean_mesh, extract_mesh, file_stem, preview_shee
 from prd_lightning.module import PRDModule
 from prd_lightning.rendering import MeshRenderer, RenderedMaps, WhiteBackground
 from prd_lightning.run_folder import MESHES, PREVIEWS
+from prd_lightning.strategies import shards_networks
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,16 @@ def export_meshes(module: PRDModule, prompts: list[str], folder: str | Path, see
     return written
 
 
+@torch.no_grad()
+def generate_along(trainer: lightning.Trainer, module: PRDModule, prompts: list[str], seed: int) -> None:
+    """What the other processes do while the first one generates: they take part where networks are sharded over all of them."""
+    if not shards_networks(trainer.strategy):
+        return
+    with averaged_weights(trainer, module):
+        for prompt in prompts:
+            module.generate([prompt], [seed])
+
+
 class MeshCallback(lightning.Callback):
     """Writes ``meshes/PROMPT_seedN.glb`` of every prompt when training ends.
 
@@ -71,8 +81,10 @@ class MeshCallback(lightning.Callback):
         """The meshes of the trained generator."""
         self._write(trainer, pl_module)
 
-    @rank_zero_only
     def _write(self, trainer: lightning.Trainer, module: PRDModule) -> None:
+        if not trainer.is_global_zero:
+            generate_along(trainer, module, self.prompts, self.seed)
+            return
         with averaged_weights(trainer, module):
             written = export_meshes(module, self.prompts, self.folder, self.seed, self.resolution)
         logger.info("%d of %d meshes written to %s", len(written), len(self.prompts), self.folder)
@@ -118,11 +130,13 @@ class PreviewCallback(lightning.Callback):
         """The sheet after training."""
         self._write(trainer, pl_module)
 
-    @rank_zero_only
     def _write(self, trainer: lightning.Trainer, module: PRDModule) -> None:
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
+        if not trainer.is_global_zero:
+            generate_along(trainer, module, self.prompts, self.seed)
+            return
         with averaged_weights(trainer, module):
             rows = render_prompts(module, self.prompts, self.renderer.to(module.device), self.views, self.seed)
         self.folder.mkdir(parents=True, exist_ok=True)

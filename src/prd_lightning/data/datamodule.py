@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import lightning
-import torch
 from torch.utils.data import DataLoader
 
 from prd_lightning.cameras import CameraSettings, sample_training_cameras
@@ -20,25 +19,58 @@ from prd_lightning.data.batch import PromptBatch
 from prd_lightning.data.source import PromptSource
 from prd_lightning.data.store import PromptStore
 from prd_lightning.data.stream import PromptStream
+from prd_lightning.draws import PromptDraws
 from prd_lightning.errors import ConfigurationError, PromptError
 
 logger = logging.getLogger(__name__)
 
 
 class UnrollCycles:
-    """Repeats every batch of a loader K times, with fresh cameras and noise seeds that depend on position and seed alone."""
+    """Repeats every batch of a loader K times, with fresh cameras and seeds that depend on ``seed`` and the stream alone.
 
-    def __init__(self, loader: DataLoader, unroll_steps: int, cameras: CameraSettings, seed: int, first_cycle: int = 0) -> None:
+    A prompt's cameras and noise follow from its position in the stream that all ranks share: how prompts are dealt out to ranks
+    and batches does not matter.
+
+    Args:
+        loader: of a rank's batches of prompts.
+        unroll_steps: K.
+        cameras: distribution of the cameras.
+        seed: of everything.
+        first_cycle: optimizer steps that went before.
+        start: position of the first prompt of all ranks.
+        rank, world_size: of the process.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader,
+        unroll_steps: int,
+        cameras: CameraSettings,
+        seed: int,
+        first_cycle: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.loader, self.unroll_steps, self.cameras = loader, unroll_steps, cameras
         self.seed, self.first_cycle = seed, first_cycle
+        self.start, self.rank, self.world_size = start, rank, world_size
 
     def __iter__(self) -> Iterator[PromptBatch]:
         """Micro-batches without end."""
+        position = self.start + self.rank
         for cycle, prompts in enumerate(self.loader, start=self.first_cycle):
+            positions = [position + index * self.world_size for index in range(len(prompts))]
+            position += len(prompts) * self.world_size
             for unroll_step in range(self.unroll_steps):
-                noise_seed = random.Random(f"{self.seed}/{cycle}/{unroll_step}").randrange(2**62)
-                cameras = sample_training_cameras(len(prompts), self.cameras, torch.Generator().manual_seed(noise_seed))
-                yield PromptBatch(prompts, cameras, unroll_step, noise_seed)
+                noise_seed = self._seed("step", cycle, unroll_step)
+                prompt_seeds = [self._seed("prompt", number, unroll_step) for number in positions]
+                draws = PromptDraws(noise_seed, prompt_seeds, "cameras")
+                cameras = sample_training_cameras(len(prompts), self.cameras, draws)
+                yield PromptBatch(prompts, cameras, unroll_step, noise_seed, prompt_seeds)
+
+    def _seed(self, kind: str, number: int, unroll_step: int) -> int:
+        return random.Random(f"{self.seed}/{kind}/{number}/{unroll_step}").randrange(2**62)
 
 
 class PromptDataModule(lightning.LightningDataModule):
@@ -108,7 +140,7 @@ class PromptDataModule(lightning.LightningDataModule):
             self.source, rank, world_size, self.shuffle_buffer, self.seed, start, self.batch_size, self.store
         )
         loader = DataLoader(stream, batch_size=self.batch_size, collate_fn=list, num_workers=self.num_workers)
-        return UnrollCycles(loader, self.unroll_steps, self.cameras, seed=self.seed * 1_000_003 + rank, first_cycle=step)
+        return UnrollCycles(loader, self.unroll_steps, self.cameras, self.seed, step, start, rank, world_size)
 
     def _position(self, step: int, world_size: int) -> int:
         """Prompts that all ranks together have used up after ``step`` optimizer steps."""

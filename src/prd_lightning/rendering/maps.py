@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as functional
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prd_lightning.cameras import Cameras
@@ -33,7 +33,8 @@ class RenderedMaps:
         normal_world: [V, H, W, 3] unit normals, zero where nothing is.
         normal_camera: [V, H, W, 3] in [0, 1].
         depth_variance: [V, H, W, 1] spread of the weight along each ray, of renderers that have it.
-        sdf_gradient: [M, 3] gradients of the field at sampled points, for the eikonal loss.
+        sdf_gradient: [B, M, 3] gradients of the field at sampled points, for the eikonal loss.
+        sdf_counted: [B, M] bool: which of them count, since not every scene has equally many; None for all.
         empty_mesh_count: scenes that had no surface.
     """
 
@@ -44,7 +45,8 @@ class RenderedMaps:
     normal_world: Float[Tensor, "views height width 3"]
     normal_camera: Float[Tensor, "views height width 3"]
     depth_variance: Float[Tensor, "views height width 1"] | None = None
-    sdf_gradient: Float[Tensor, "samples 3"] | None = None
+    sdf_gradient: Float[Tensor, "scenes samples 3"] | None = None
+    sdf_counted: Bool[Tensor, "scenes samples"] | None = None
     empty_mesh_count: int = 0
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from prd_lightning.cameras import Cameras
+from prd_lightning.draws import Draws
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.field import PreparedPlanes, TriplaneField
 from prd_lightning.isosurface import close_boundary, deform, ends_of_edges, find_surface, grid_points, surface_vertices
@@ -74,7 +75,13 @@ class MeshRenderer(nn.Module):
         return self._rasterizer
 
     def forward(
-        self, field: TriplaneField, prepared: PreparedPlanes, cameras: Cameras, background: Background, step: int = 0
+        self,
+        field: TriplaneField,
+        prepared: PreparedPlanes,
+        cameras: Cameras,
+        background: Background,
+        step: int = 0,
+        draws: Draws = None,
     ) -> RenderedMaps:
         """Maps of B scenes from V = B * views cameras; a scene without a surface shows the background and is counted.
 

@@ -12,6 +12,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from prd_lightning.cameras import Cameras
+from prd_lightning.draws import Draws, shared, uniform
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.field import PreparedPlanes, TriplaneField
 from prd_lightning.losses import Schedule, scheduled
@@ -95,17 +96,27 @@ class VolumeRenderer(nn.Module):
         scheduled(color_gradient_scale, 0), scheduled(cosine_annealing, 0)  # raises where they are no schedules
         self.color_gradient_scale, self.cosine_annealing = color_gradient_scale, cosine_annealing
         self.surface_model, self.step = surface_model, 0
+        self._draws: Draws = None
 
     def forward(
-        self, field: TriplaneField, prepared: PreparedPlanes, cameras: Cameras, background: Background, step: int = 0
+        self,
+        field: TriplaneField,
+        prepared: PreparedPlanes,
+        cameras: Cameras,
+        background: Background,
+        step: int = 0,
+        draws: Draws = None,
     ) -> RenderedMaps:
-        """Maps of B scenes from V = B * views cameras; ``step`` counts optimizer steps, for the scheduled settings."""
-        self.step = step
+        """Maps of B scenes from V = B * views cameras.
+
+        ``step`` counts optimizer steps, for the scheduled settings; ``draws`` are of the random shifts and the patch's place.
+        """
+        self.step, self._draws = step, draws
         if not self.training or self.global_size is None:
             return self._render(field, prepared, cameras, background, self.image_size)
         coarse = self._render(field, prepared, cameras, background, self.global_size)
         limit = self.image_size - self.patch_size + 1
-        top, left = (int(torch.randint(limit, ())) for _ in range(2))
+        top, left = (int(torch.randint(limit, (), generator=shared(draws))) for _ in range(2))
         window = (slice(top, top + self.patch_size), slice(left, left + self.patch_size))
         patch = self._render(field, prepared, cameras, background, self.image_size, window)
         return _paste(coarse, patch, window, self.image_size)
@@ -138,7 +149,8 @@ class VolumeRenderer(nn.Module):
             normal_world=normal,
             normal_camera=normal_to_camera(normal, opacity, cameras),
             depth_variance=variance,
-            sdf_gradient=torch.cat([chunk[5] for chunk in chunks]),
+            sdf_gradient=torch.cat([chunk[5] for chunk in chunks], dim=1),
+            sdf_counted=torch.cat([chunk[6] for chunk in chunks], dim=1),
         )
 
     def _bounds(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,21 +167,30 @@ class VolumeRenderer(nn.Module):
     def _integrate(
         self, field: TriplaneField, prepared: PreparedPlanes, origins: Tensor, directions: Tensor
     ) -> tuple[Tensor, ...]:
-        """rgb (foreground) [B, R, 3], opacity, depth [B, R, 1], summed normals [B, R, 3], variance [B, R, 1], gradients [M, 3].
+        """rgb (foreground) [B, R, 3], opacity, depth [B, R, 1], summed normals [B, R, 3], variance [B, R, 1], gradients [B, M, 3]
+        and which of those belong to rays that meet the ball [B, M].
 
         Rays that miss the ball are left out before any look-up: each scene keeps as many rays as the scene with the most hits.
         """
         near, far, hits = self._bounds(origins, directions)
+        jitter = self._jitter(near)
         if hits.all():
-            return self._march(field, prepared, origins, directions, near, far, hits)
+            return self._march(field, prepared, origins, directions, near, far, hits, jitter)
         kept = hits.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(1, int(hits.sum(dim=1).max()))]
         vectors = [rays.gather(1, kept[..., None].expand(-1, -1, 3)) for rays in (origins, directions)]
-        *maps, gradient = self._march(field, prepared, *vectors, *(values.gather(1, kept) for values in (near, far, hits)))
+        numbers = (values.gather(1, kept) for values in (near, far, hits, jitter))
+        *maps, gradient, counted = self._march(field, prepared, *vectors, *numbers)
         spread = [
             origins.new_zeros(*hits.shape, values.shape[-1]).scatter(1, kept[..., None].expand_as(values), values)
             for values in maps
         ]
-        return *spread, gradient
+        return *spread, gradient, counted
+
+    def _jitter(self, near: Tensor) -> Tensor:
+        """Where within its section each ray ([B, R]) is sampled; drawn before any is left out, so by scene alone."""
+        if not (self.training and self.stratified):
+            return torch.full_like(near, 0.5)
+        return torch.rand_like(near) if self._draws is None else uniform(near.shape, self._draws).to(near)
 
     def _march(
         self,
@@ -180,9 +201,10 @@ class VolumeRenderer(nn.Module):
         near: Tensor,
         far: Tensor,
         hits: Tensor,
+        jitter: Tensor,
     ) -> tuple[Tensor, ...]:
         """See ``_integrate``; every ray is evaluated, those that are no ``hits`` stay empty."""
-        edges = self._proposal(field, prepared, origins, directions, near, far)
+        edges = self._proposal(field, prepared, origins, directions, near, far, jitter)
         lengths, middle = edges.diff(dim=-1), 0.5 * (edges[..., 1:] + edges[..., :-1])
         points = origins[..., None, :] + middle[..., None] * directions[..., None, :]
         sdf, gradient = field.sdf_and_gradient(prepared, points.flatten(1, 2))
@@ -194,7 +216,8 @@ class VolumeRenderer(nn.Module):
         depth = (weights * middle).sum(-1, keepdim=True)
         summed_normal = (weights[..., None] * normal).sum(-2)
         rgb, variance = self._color(field, prepared, points, weights), depth_variance(weights, middle, depth)
-        return rgb, opacity, depth, summed_normal, variance, gradient.flatten(0, 1)
+        counted = hits.repeat_interleave(middle.shape[-1], dim=1)
+        return rgb, opacity, depth, summed_normal, variance, gradient, counted
 
     def _alpha(self, sdf: Tensor, cosine: Tensor | float, lengths: Tensor) -> Tensor:
         """Opacity of sections by the surface model; cosines are annealed in training only."""
@@ -219,11 +242,17 @@ class VolumeRenderer(nn.Module):
 
     @torch.no_grad()
     def _proposal(
-        self, field: TriplaneField, prepared: PreparedPlanes, origins: Tensor, directions: Tensor, near: Tensor, far: Tensor
+        self,
+        field: TriplaneField,
+        prepared: PreparedPlanes,
+        origins: Tensor,
+        directions: Tensor,
+        near: Tensor,
+        far: Tensor,
+        jitter: Tensor,
     ) -> Tensor:
         """Section edges [B, R, fine + 1]: evenly spaced sections, weighed by NeuS with a head-on surface, resampled."""
         count = self.proposal_samples
-        jitter = torch.rand_like(near) if self.training and self.stratified else torch.full_like(near, 0.5)
         spaced = torch.arange(count + 1, device=near.device, dtype=near.dtype) / count
         edges = near[..., None] + (far - near)[..., None] * spaced
         lengths = (far - near)[..., None] / count
@@ -245,8 +274,8 @@ def _paste(coarse: RenderedMaps, patch: RenderedMaps, window: tuple[slice, slice
         value = getattr(coarse, item.name)
         if not isinstance(value, Tensor):
             continue
-        if item.name == "sdf_gradient":
-            pasted[item.name] = torch.cat([value, patch.sdf_gradient])
+        if item.name in ("sdf_gradient", "sdf_counted"):
+            pasted[item.name] = torch.cat([value, getattr(patch, item.name)], dim=1)
             continue
         large = resize_map(value, size).clone()
         large[:, window[0], window[1]] = getattr(patch, item.name)

@@ -7,7 +7,6 @@ generator's is used (design section 6).
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from prd_lightning.cameras import Cameras
 from prd_lightning.diffusion import NoiseSchedule, unroll_timesteps
+from prd_lightning.draws import Draws, integers, normal, uniform
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.losses import (
     LaterEstimate,
@@ -30,26 +30,10 @@ from prd_lightning.losses import (
     scheduled,
 )
 from prd_lightning.rendering import RenderedMaps
+from prd_lightning.teachers.exchange import TeacherInput, TeacherResult
 from prd_lightning.text import PromptEncoder
 
 RENDERERS = ("volume", "mesh")
-
-
-@dataclass(frozen=True)
-class TeacherResult:
-    """What a teacher says about rendered maps.
-
-    Attributes:
-        loss: scalar without a graph.
-        gradients: for each renderer, for each map that was looked at, the gradient of ``loss`` with respect to the map.
-        log: further numbers for the logger.
-        nonfinite: predictions that were NaN or infinite; their gradient is zero.
-    """
-
-    loss: Tensor
-    gradients: dict[str, dict[str, Tensor]]
-    log: dict[str, float] = field(default_factory=dict)
-    nonfinite: int = 0
 
 
 class Teacher(nn.Module, ABC):
@@ -70,6 +54,10 @@ class Teacher(nn.Module, ABC):
             raise ConfigurationError(f"unknown renderers {sorted(unknown)}; known: {', '.join(RENDERERS)}")
         self.weight, self.renderers = weight, tuple(renderers)
 
+    def networks(self) -> list[nn.Module]:
+        """Frozen networks that are called through ``forward`` alone and may be sharded over processes."""
+        return []
+
     @abstractmethod
     def map_gradients(
         self,
@@ -77,7 +65,7 @@ class Teacher(nn.Module, ABC):
         prompts: list[str],
         cameras: Cameras,
         step: int,
-        generator: torch.Generator | None = None,
+        generator: Draws = None,
     ) -> TeacherResult:
         """The loss of the maps of some renderers and its gradients.
 
@@ -86,27 +74,8 @@ class Teacher(nn.Module, ABC):
             prompts: one for each V / B adjacent views.
             cameras: V cameras.
             step: optimizer steps done.
-            generator: of the random draws (on the CPU).
+            generator: of the random draws (on the CPU), one for the batch or one for each prompt, see ``draws``.
         """
-
-
-@dataclass(frozen=True)
-class TeacherInput:
-    """What a subclass makes of maps: clean samples, their text, and their cameras.
-
-    Attributes:
-        clean: [N, C, h, w] samples, differentiable in the maps.
-        pictures: [N, C', H, W] in [0, 1] that the samples encode (the samples themselves without a VAE), differentiable too.
-        prompts: one for each of the N / ``samples_per_prompt`` groups of samples.
-        samples_per_prompt: adjacent samples that share a text.
-        labels: [N, 16] camera numbers, or None.
-    """
-
-    clean: Tensor
-    pictures: Tensor
-    prompts: list[str]
-    samples_per_prompt: int
-    labels: Tensor | None = None
 
 
 class DiffusionTeacher(Teacher):
@@ -174,6 +143,11 @@ class DiffusionTeacher(Teacher):
         """Stays in evaluation mode: teachers are frozen."""
         return super().train(False)
 
+    def networks(self) -> list[nn.Module]:
+        """See ``Teacher.networks``."""
+        vae = getattr(self, "vae", None)
+        return [self.unet] if vae is None else [self.unet, vae.encoder, vae.decoder]
+
     @property
     def loss_share(self) -> float:
         """Factor of the summed squared gradient in the loss; the multi-view teachers divide by their views."""
@@ -181,7 +155,7 @@ class DiffusionTeacher(Teacher):
 
     @abstractmethod
     def prepare(
-        self, maps: list[dict[str, Tensor]], prompts: list[str], cameras: Cameras, generator: torch.Generator | None
+        self, maps: list[dict[str, Tensor]], prompts: list[str], cameras: Cameras, generator: Draws
     ) -> TeacherInput:
         """The teacher's input of the maps of one or two renderers, concatenated; [V, H, W, C] tensors by name."""
 
@@ -195,7 +169,7 @@ class DiffusionTeacher(Teacher):
         prompts: list[str],
         cameras: Cameras,
         step: int,
-        generator: torch.Generator | None = None,
+        generator: Draws = None,
     ) -> TeacherResult:
         """See ``Teacher.map_gradients``; the pictures of all renderers go through the network in one batch."""
         leaves = [
@@ -214,18 +188,19 @@ class DiffusionTeacher(Teacher):
         )
 
     @torch.no_grad()
-    def _distill(self, given: TeacherInput, step: int, generator: torch.Generator | None) -> tuple[Tensor, int]:
+    def _distill(self, given: TeacherInput, step: int, generator: Draws) -> tuple[Tensor, int]:
         """The gradient on samples or pictures, and how many were left out because a prediction was not finite."""
         clean = given.clean.detach()
         low, high = (int(scheduled(bound, step) * self.schedule.num_timesteps) for bound in (self.t_min, self.t_max))
         high = min(high, self.schedule.num_timesteps - 1)
         repeats = given.samples_per_prompt if self.shares_time else 1
-        t = torch.randint(min(low, high), high + 1, (len(clean) // repeats,), generator=generator).repeat_interleave(repeats)
+        count, groups = len(clean) // repeats, given.groups
+        t = integers(min(low, high), high + 1, (count,), generator, groups).repeat_interleave(repeats)
         self.times, t = t / self.schedule.num_timesteps, t.to(clean.device)
-        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        noise = normal(clean.shape, generator, groups).to(clean)
         later = t
         if self.student == "asd" and self.time_shift.ratio:
-            share = torch.rand(len(clean) // repeats, generator=generator).repeat_interleave(repeats).to(clean.device)
+            share = uniform((count,), generator, groups).repeat_interleave(repeats).to(clean.device)
             later = self.time_shift(t, low, share, self.schedule.num_timesteps)
         guidance = scheduled(self.guidance_scale, step)
         guided, conditional, free = self._predict(given, noise, t, later, guidance)

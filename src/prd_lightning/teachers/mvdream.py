@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prd_lightning.cameras import Cameras
+from prd_lightning.draws import Draws
 from prd_lightning.losses import Schedule
 from prd_lightning.teachers.base import DiffusionTeacher, TeacherInput
 from prd_lightning.teachers.latents import (
@@ -64,12 +65,12 @@ class MVDreamTeacher(DiffusionTeacher):
         return 1.0 / self.views
 
     def prepare(
-        self, maps: list[dict[str, Tensor]], prompts: list[str], cameras: Cameras, generator: torch.Generator | None
+        self, maps: list[dict[str, Tensor]], prompts: list[str], cameras: Cameras, generator: Draws
     ) -> TeacherInput:
         """See ``DiffusionTeacher.prepare``."""
         pictures = torch.cat([resized_pictures(rendered["rgb"], self.image_size) for rendered in maps])
         labels = mvdream_camera_condition(cameras).repeat(len(maps), 1)
-        return TeacherInput(encode_pictures(self.vae, pictures), pictures, prompts * len(maps), self.views, labels)
+        return TeacherInput(encode_pictures(self.vae, pictures), pictures, prompts * len(maps), self.views, labels, len(maps))
 
     def decode(self, clean: Tensor) -> Tensor:
         """Pictures of latents, see ``DiffusionTeacher.decode``."""

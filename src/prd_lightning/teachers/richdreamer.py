@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prd_lightning.cameras import Cameras
+from prd_lightning.draws import Draws
 from prd_lightning.losses import Schedule
 from prd_lightning.rendering import resize_map
 from prd_lightning.teachers.base import DiffusionTeacher, TeacherInput
@@ -58,13 +59,13 @@ class NormalDepthTeacher(DiffusionTeacher):
         return 1.0 / self.views
 
     def prepare(
-        self, maps: list[dict[str, Tensor]], prompts: list[str], cameras: Cameras, generator: torch.Generator | None
+        self, maps: list[dict[str, Tensor]], prompts: list[str], cameras: Cameras, generator: Draws
     ) -> TeacherInput:
         """See ``DiffusionTeacher.prepare``."""
         pictures = [torch.cat([rendered[name] for name in self.map_names], dim=-1) for rendered in maps]
         clean = torch.cat([resize_map(picture, self.map_size) for picture in pictures]).permute(0, 3, 1, 2)
         labels = richdreamer_camera_condition(cameras).repeat(len(maps), 1)
-        return TeacherInput(clean, clean, prompts * len(maps), self.views, labels)
+        return TeacherInput(clean, clean, prompts * len(maps), self.views, labels, len(maps))
 
     def sample(
         self, prompts: Sequence[str], cameras: Cameras, steps: int = 25, guidance_scale: float | None = None, seed: int = 0

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prd_lightning.cameras import Cameras, horizontal_view_name
+from prd_lightning.draws import Draws, integers
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.losses import Schedule
 from prd_lightning.teachers.base import DiffusionTeacher, TeacherInput
@@ -68,14 +69,14 @@ class StableDiffusionTeacher(DiffusionTeacher):
         return cls(*load_denoiser(folder, precision, text_width=text_width), vae=load_autoencoder(folder, precision), **settings)
 
     def prepare(
-        self, maps: list[dict[str, Tensor]], prompts: list[str], cameras: Cameras, generator: torch.Generator | None
+        self, maps: list[dict[str, Tensor]], prompts: list[str], cameras: Cameras, generator: Draws
     ) -> TeacherInput:
         """See ``DiffusionTeacher.prepare``."""
         count = len(prompts)
         views = len(cameras) // count
         if self.views_scored > views:
             raise ConfigurationError(f"views_scored is {self.views_scored} but only {views} views of each prompt are rendered")
-        start = torch.randint(views, (count, 1), generator=generator)
+        start = integers(0, views, (count, 1), generator)
         chosen = (start + torch.arange(self.views_scored) * (views // self.views_scored)) % views
         first = (chosen + torch.arange(count)[:, None] * views).flatten()
         opposite = ((chosen + views // 2) % views + torch.arange(count)[:, None] * views).flatten()
@@ -85,7 +86,7 @@ class StableDiffusionTeacher(DiffusionTeacher):
             named = first if self.first_view_text else index
             texts += [self.view_prompt(prompts[int(view) // views], cameras, int(view)) for view in named]
         pictures = torch.cat(scored)
-        return TeacherInput(encode_pictures(self.vae, pictures), pictures, texts, samples_per_prompt=1)
+        return TeacherInput(encode_pictures(self.vae, pictures), pictures, texts, samples_per_prompt=1, groups=len(maps))
 
     def decode(self, clean: Tensor) -> Tensor:
         """Pictures of latents, see ``DiffusionTeacher.decode``."""

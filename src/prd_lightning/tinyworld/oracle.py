@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from prd_lightning.cameras import Cameras
+from prd_lightning.draws import Draws
 from prd_lightning.rendering import RenderedMaps
 from prd_lightning.teachers import Teacher, TeacherResult
 from prd_lightning.tinyworld.grammar import parse
@@ -46,7 +47,7 @@ class OracleTeacher(Teacher):
         prompts: list[str],
         cameras: Cameras,
         step: int,
-        generator: torch.Generator | None = None,
+        generator: Draws = None,
     ) -> TeacherResult:
         """See ``Teacher.map_gradients``."""
         gradients: dict[str, dict[str, Tensor]] = {}

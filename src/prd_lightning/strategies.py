@@ -1,0 +1,128 @@
+"""Training with the frozen networks sharded over the processes (FSDP2), on GPUs and on CPU.
+
+What is trained is a few per cent of the weights, so it stays whole in every process, and its gradients are averaged once per
+optimizer step, in one piece. The frozen rest, the generator's base and the teachers' networks, is split among the processes with
+``fully_shard``; each block is gathered for as long as it computes. Optimizers, averages and checkpoints therefore are those of a
+single process.
+"""
+
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, ParallelStrategy, Strategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.optim import Optimizer
+
+DEFAULT_TIMEOUT = timedelta(minutes=30)
+
+
+class ShardedBaseStrategy(ModelParallelStrategy):
+    """FSDP2 for frozen weights; trained ones are replicated.
+
+    Args:
+        process_group_backend: ``nccl`` or ``gloo``; None for what fits the device.
+        timeout: after which a process that waits for another one gives up.
+    """
+
+    def __init__(self, process_group_backend: str | None = None, timeout: timedelta = DEFAULT_TIMEOUT) -> None:
+        super().__init__(tensor_parallel_size=1, process_group_backend=process_group_backend, timeout=timeout)
+
+    def setup_environment(self) -> None:
+        """All processes share the weights, whatever their number."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def setup(self, trainer: Any) -> None:
+        """Gives every process the trained weights of the first one; the module shards the others in ``configure_model``."""
+        super().setup(trainer)
+        if trainer.state.fn == TrainerFn.FITTING:
+            for value in _replicated(self.model.parameters()):
+                torch.distributed.broadcast(value.data, 0)
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        """Trained weights are plain tensors at any time."""
+        return False
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Optimizer states are those of a single process."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Nothing: the module itself adds what it trains, see ``PRDModule.on_save_checkpoint``."""
+        return {}
+
+    def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], *given: Any, **named: Any) -> Any:
+        """A step with the gradients' mean over the processes: once for all micro-batches of the step."""
+
+        def averaged() -> Any:
+            loss = closure()
+            average_gradients(_replicated(self.model.parameters()))
+            return loss
+
+        return super().optimizer_step(optimizer, averaged, *given, **named)
+
+    optimizer_state = ParallelStrategy.optimizer_state
+    load_optimizer_state_dict = ParallelStrategy.load_optimizer_state_dict
+    load_model_state_dict = ParallelStrategy.load_model_state_dict
+    save_checkpoint = ParallelStrategy.save_checkpoint
+    load_checkpoint = ParallelStrategy.load_checkpoint
+
+
+def shard_frozen(module: nn.Module, networks: Iterable[nn.Module], mesh: DeviceMesh) -> None:
+    """Splits the frozen parameters of ``networks`` over ``mesh``, block by block.
+
+    Args:
+        module: that owns the networks; its trained parameters stay whole.
+        networks: are called through ``forward`` alone.
+        mesh: one-dimensional.
+    """
+    whole = set(_replicated(module.parameters()))
+    for network in networks:
+        if isinstance(network, FSDPModule):  # two teachers may share it
+            continue
+        for block in _blocks(network):
+            fully_shard(block, mesh=mesh, ignored_params=whole)
+        fully_shard(network, mesh=mesh, ignored_params=whole)
+
+
+def shards_networks(strategy: Strategy) -> bool:
+    """Whether a network computes only if all processes call it."""
+    return isinstance(strategy, (ShardedBaseStrategy, FSDPStrategy)) or (
+        isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3
+    )
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replaces the gradients of all processes by their mean, in one reduction.
+
+    A parameter that has no gradient here has one elsewhere or nowhere: it counts as zero.
+    """
+    parameters = list(parameters)
+    gradients = [value.grad if value.grad is not None else torch.zeros_like(value) for value in parameters]
+    for kind in dict.fromkeys(gradient.dtype for gradient in gradients):
+        chosen = [index for index, gradient in enumerate(gradients) if gradient.dtype == kind]
+        flat = torch.cat([gradients[index].flatten() for index in chosen])
+        torch.distributed.all_reduce(flat)
+        flat /= torch.distributed.get_world_size()
+        for index, part in zip(chosen, flat.split([gradients[index].numel() for index in chosen])):
+            parameters[index].grad = part.view_as(parameters[index]).clone()
+
+
+def _blocks(network: nn.Module) -> list[nn.Module]:
+    """The parts of a diffusion network that are gathered one after another."""
+    stacks = [getattr(network, name, None) for name in ("down_blocks", "up_blocks")]
+    blocks = [block for stack in stacks if stack is not None for block in stack]
+    middle = getattr(network, "mid_block", None)
+    return blocks if middle is None else [*blocks, middle]
+
+
+def _replicated(parameters: Iterable[Tensor]) -> list[Tensor]:
+    return [value for value in parameters if value.requires_grad]
