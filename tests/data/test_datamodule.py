@@ -109,6 +109,14 @@ def test_ranks_share_the_prompts_without_overlap_or_omission(shuffle_buffer: int
         assert sorted(everything) == sorted(PROMPTS)
 
 
+def test_a_world_size_that_does_not_divide_the_prompts_leaves_none_out():
+    """Three ranks with two prompts each over five prompts: every prompt once in each epoch, which begins within a step."""
+    source = ListPrompts(PROMPTS[:5])
+    shares = [[batch.prompts for batch in take(5 * K, rank=rank, ranks=3, source=source)[::K]] for rank in range(3)]
+    in_order = [shares[rank][cycle][index] for cycle in range(5) for index in range(2) for rank in range(3)]
+    assert in_order == PROMPTS[:5] * 6
+
+
 @pytest.mark.parametrize("step", [0, 2])
 def test_workers_share_the_prompts_and_cycles_stay_whole(step: int):
     batches = take(6 * K, step=step, num_workers=2)
