@@ -15,9 +15,9 @@ EXAMPLES = """examples:
   prd preview-teacher mvdream "a red cone"                           (the tiny world's)
   prd preview-teacher richdreamer_nd "a red cone" "a blue torus" --guidance-scale 2 --output nd.png
   prd preview-teacher mvdream "a wooden chair" --world sd21 --device cuda --steps 50
-  prd preview-teacher stable_diffusion "a corgi" --world sd21 world.stable_diffusion.folder=weights/my-sd21
+  prd preview-teacher stable_diffusion "a corgi" --world sd21 --set world.stable_diffusion.folder=weights/my-sd21
 
-Any setting of the config can be overridden as for `prd train`. A sheet has a row of views for each prompt, from azimuth 0 (the
+--set takes any override of `prd train`. A sheet has a row of views for each prompt, from azimuth 0 (the
 front) on; a normal-depth teacher has a row of normals and one of disparity."""
 
 PARTS = ("stable_diffusion", "mvdream", "richdreamer_nd")
@@ -27,8 +27,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the verb's arguments."""
     parser.epilog = EXAMPLES
     parser.add_argument("teacher", help=f"one of conf/teacher/part: {', '.join(PARTS)}")
-    parser.add_argument("prompt", nargs="+", metavar="PROMPT", help="what to draw; KEY=VALUE overrides a setting")
+    parser.add_argument("prompt", nargs="+", metavar="PROMPT", help="what to draw; several are allowed")
     parser.add_argument("--world", default="tiny", help="tiny (default) or sd21: whose sizes, guidance and weights")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the config")
     parser.add_argument("--output", type=Path, help="PNG (default: TEACHER_preview.png)")
     parser.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
     parser.add_argument("--steps", type=int, default=25, help="of DDIM (default 25)")
@@ -40,8 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the sheet and prints its path."""
-    overrides = [text for text in arguments.prompt if "=" in text and " " not in text.partition("=")[0]]
-    prompts = [text for text in arguments.prompt if text not in overrides]
+    prompts = arguments.prompt
     output = check_output(arguments.output or Path(f"{arguments.teacher}_preview.png"), arguments.overwrite)
     from prd_lightning.pipeline import resolve_device
     from prd_lightning.sampling import check_prompts, check_seeds
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_prompts(prompts)
     check_seeds([arguments.seed])
-    teacher = configured_teacher(arguments.teacher, arguments.world, overrides).to(resolve_device(arguments.device))
+    teacher = configured_teacher(arguments.teacher, arguments.world, arguments.set).to(resolve_device(arguments.device))
     cameras = preview_cameras(len(prompts), getattr(teacher, "views", 4), arguments.elevation)
     settings = (arguments.steps, arguments.guidance_scale, arguments.seed)
     print(teacher_sheet(teacher, prompts, cameras, output, *settings, overwrite=arguments.overwrite))

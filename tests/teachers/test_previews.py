@@ -46,8 +46,8 @@ def test_settings_are_those_of_the_config_and_can_be_overridden():
         (["mvdream", "a cone", "--world", "mars"], "mars"),
         (["mvdream", "a cone", "--steps", "0"], "steps must lie between 1 and 1000, got 0"),
         (["mvdream", "a cone", "--seed", "-1"], "seed"),
-        (["mvdream", "a cone", "--world", "sd21", "world.mvdream.folder=/nowhere"], "/nowhere"),
-        (["mvdream", "teacher.mvdream.views=4"], "no prompt"),
+        (["mvdream", "a cone", "--world", "sd21", "--set", "world.mvdream.folder=/nowhere"], "/nowhere"),
+        (["mvdream", " "], "blank"),
     ],
 )
 def test_mistakes_are_told(given, message, tmp_path, capsys):
