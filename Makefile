@@ -30,7 +30,7 @@ PRD := $(VENV)/bin/prd
 comma := ,
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: help setup train generate evaluate sweep weights doctor tinyworld test lint bench notebooks validate clean
+.PHONY: help setup train generate evaluate sweep weights doctor tinyworld test lint bench soak notebooks validate clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -71,6 +71,9 @@ lint: $(INSTALLED)  ## check the code's style
 
 bench: $(INSTALLED)  ## measure speed and memory (ARGS=)
 	@$(VENV)/bin/python -m benchmarks $(value ARGS)
+
+soak: $(INSTALLED)  ## kill small trainings, let them go on, and compare them bit for bit with one that was left alone (ARGS="--kills 20")
+	@OMP_NUM_THREADS=1 $(KEEP_MEMORY) $(VENV)/bin/python -m benchmarks.soak $(value ARGS)
 
 notebooks: $(INSTALLED)  ## run the notebooks and keep their outputs in place
 	@$(VENV)/bin/jupyter execute --inplace $(value ARGS) notebooks/*.ipynb

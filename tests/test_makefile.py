@@ -70,7 +70,7 @@ def make(tmp_path) -> Make:
 def test_help_is_the_default_and_lists_every_target(make):
     text = (REPOSITORY / "Makefile").read_text()
     targets = next(line for line in text.splitlines() if line.startswith(".PHONY:")).split()[1:]
-    named = "help setup train generate evaluate sweep weights doctor tinyworld test lint bench notebooks validate clean"
+    named = "help setup train generate evaluate sweep weights doctor tinyworld test lint bench soak notebooks validate clean"
     assert sorted(targets) == sorted(named.split())
     shown = make().stdout
     assert shown == make("help").stdout
@@ -128,6 +128,7 @@ def test_targets_call_prd(make, arguments, expected):
 
 def test_test_and_lint_call_their_tools(make):
     assert make.calls("test", "ARGS=-k mesh") == [["python", "-m", "pytest", "-n", "2", "-k", "mesh"]]
+    assert make.calls("soak", "ARGS=--kills 3") == [["python", "-m", "benchmarks.soak", "--kills", "3"]]
     assert make.calls("lint")[0][:4] == ["ruff", "check", "src", "tests"]
 
 
