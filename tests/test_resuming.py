@@ -66,6 +66,13 @@ def test_a_job_that_slurm_has_started_again_goes_on(run, monkeypatch):
     assert requeued_overrides([f"output={run / 'new'}"]) == [f"output={run / 'new'}"]
 
 
+def test_a_job_that_slurm_has_started_again_begins_anew_before_its_first_checkpoint(run, monkeypatch):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    (run / "config.yaml").touch()
+    (run / "checkpoints" / ".step_000001.partial").mkdir(parents=True)
+    assert requeued_overrides([f"output={run}"]) == [f"output={run}", "overwrite=true"]
+
+
 def save(folder: Path, name: str, epoch: int) -> Path:
     path = folder / "checkpoints" / name
     FolderCheckpointIO().save_checkpoint({"state_dict": {"weight": torch.full((2,), float(epoch))}, "epoch": epoch}, path)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from prd_lightning.configuration import compose_config, plain
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.files import atomic_write
-from prd_lightning.run_folder import CHECKPOINTS, OVERRIDES_FILE
+from prd_lightning.run_folder import CHECKPOINTS, CONFIG_FILE, OVERRIDES_FILE, complete_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +41,16 @@ FREE = (
 
 
 def requeued_overrides(overrides: Sequence[str]) -> list[str]:
-    """The overrides, with ``ckpt_path=last`` where Slurm has started this job again and its run has a checkpoint."""
+    """The overrides for a job that Slurm has started again: with ``ckpt_path=last`` if its run has a checkpoint, else with
+    ``overwrite=true`` if it has begun at all. Those of other jobs stay as they are."""
     given = {_key(override): override.partition("=")[2] for override in overrides}
     restarts = os.environ.get("SLURM_RESTART_COUNT", "0")
     if restarts == "0" or "ckpt_path" in given or "output" not in given:
         return list(overrides)
-    checkpoints = Path(given["output"].strip("'\"")) / CHECKPOINTS
-    return [*overrides, "ckpt_path=last"] if checkpoints.is_dir() and any(checkpoints.iterdir()) else list(overrides)
+    folder = Path(given["output"].strip("'\""))
+    if complete_checkpoints(folder):
+        return [*overrides, "ckpt_path=last"]
+    return [*overrides, "overwrite=true"] if (folder / CONFIG_FILE).is_file() else list(overrides)
 
 
 def resumed_overrides(overrides: Sequence[str]) -> list[str]:

@@ -109,12 +109,17 @@ def find_checkpoint(location: str | None, folder: Path, read: Callable[[Path], o
         if not path.is_dir():
             raise MissingWeightsError(f"there is no checkpoint {path}; {_PLACES_HINT}")
         return path
-    checkpoints = folder / CHECKPOINTS
-    candidates = [path for path in (checkpoints / "last", checkpoints / ".last.previous") if path.is_dir()]
-    candidates += sorted((path for path in checkpoints.glob("step_*") if path.is_dir()), reverse=True)
+    candidates = complete_checkpoints(folder)
     if not candidates:
-        raise MissingWeightsError(f"there is no checkpoint {checkpoints / 'last'}; {_PLACES_HINT}")
+        raise MissingWeightsError(f"there is no checkpoint {folder / CHECKPOINTS / 'last'}; {_PLACES_HINT}")
     return _first_readable(candidates, read)
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that ``last`` of a run's folder may mean, in the order in which they are tried."""
+    checkpoints = folder / CHECKPOINTS
+    newest = [path for path in (checkpoints / "last", checkpoints / ".last.previous") if path.is_dir()]
+    return newest + sorted((path for path in checkpoints.glob("step_*") if path.is_dir()), reverse=True)
 
 
 def _first_readable(candidates: list[Path], read: Callable[[Path], object] | None) -> Path:
