@@ -27,11 +27,12 @@ def checkpoint_contents(folder: Path) -> dict[str, Any]:
     """The last checkpoint as plain data; tensors as their type, shape and bytes; paths without the run's folder."""
     state = FolderCheckpointIO().load_checkpoint(folder / CHECKPOINTS / "last")
     contents: dict[str, Any] = {"names": sorted(path.name for path in (folder / CHECKPOINTS).iterdir())}
-    for name, value in leaves(state):
+    for place, value in leaves(state):
+        name = place.replace(str(folder), "")  # some state is kept by the path of a checkpoint
         if isinstance(value, torch.Tensor):
             contents[name] = (value.dtype, value.shape, value.contiguous().numpy().tobytes())
         else:
-            contents[name.replace(str(folder), "")] = str(value).replace(str(folder), "")
+            contents[name] = str(value).replace(str(folder), "")
     return contents
 
 
