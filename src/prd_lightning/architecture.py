@@ -54,7 +54,7 @@ class Architecture:
         color_gradient_floor: see ``field.TriplaneField``; it acts in training alone.
         compute: ``merged`` or ``branch``, see ``generator.adapters``; the result is the same.
         steps: K of the unroll that it is trained for, and of inference.
-        train_base: full fine-tuning: the base's own weights are trained beside the adapters (a comparison, see docs/ablations.md).
+        train_base: full fine-tuning: the base's weights are trained beside the adapters (see docs/ablations.md).
         text_width: of a token, 1024 for Stable Diffusion 2.1; a base of another family is refused. None takes any.
     """
 
