@@ -166,7 +166,7 @@ def write_many(folder: str, process: int, done: "multiprocessing.Queue") -> None
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_several_writers_at_once(tmp_path, processes):
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     done = context.Queue()
     workers = [context.Process(target=write_many, args=(str(tmp_path), number, done)) for number in range(processes)]
     for worker in workers:

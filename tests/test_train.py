@@ -69,7 +69,9 @@ def test_a_checkpoint_holds_the_trained_part_only(run):
     assert names and not any("base" in name or "text_encoder" in name or "teachers" in name for name in names)
     assert {name.partition(".")[0] for name in names} == {"generator", "field", "background"}
     state = torch.load(folder / "checkpoints" / "last" / "trainer_state.ckpt", weights_only=True)
-    assert state["global_step"] == 2 and "state_dict" not in state and state["optimizer_states"]
+    assert state["global_step"] == 2 and state["optimizer_states"]
+    # The generator file holds the average; what going on needs of the weights themselves is trained as well.
+    assert set(state["state_dict"]) == names
 
 
 def test_the_log_says_which_backends_were_chosen_and_why(run):

@@ -189,7 +189,7 @@ def copy(number: int) -> tuple[str, str]:
 
 
 def test_processes_that_copy_at_the_same_time_end_up_with_one_copy(cache):
-    with multiprocessing.get_context("fork").Pool(3) as pool:
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
         found = pool.map(copy, range(3), chunksize=1)
     assert len(set(found)) == 1 and not list(cache.glob("*.partial"))
 

@@ -125,7 +125,7 @@ class RecordedSections(VolumeRenderer):
 
     edges: torch.Tensor
 
-    def _proposal(self, field, prepared, origins, directions, near, far):
+    def _proposal(self, field, prepared, origins, directions, near, far, jitter):
         return self.edges.view(*near.shape, -1)
 
 
