@@ -6,7 +6,6 @@ from typing import Any
 
 import hydra
 import lightning
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig
 
@@ -16,6 +15,7 @@ from prd_lightning.callbacks import (
     MeshCallback,
     PreemptionCallback,
     PreviewCallback,
+    StepCheckpoint,
     UnrollProgressBar,
     WeightAveraging,
 )
@@ -77,7 +77,7 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
     preview = config.preview
     prompts = list(preview.prompts)
     callbacks: list[lightning.Callback] = [
-        ModelCheckpoint(
+        StepCheckpoint(
             folder / CHECKPOINTS,
             filename="step_{step:06d}",
             auto_insert_metric_name=False,
@@ -89,7 +89,6 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
             enable_version_counter=False,
         )
     ]
-    callbacks[0].FILE_EXTENSION = ""  # a checkpoint is a folder
     callbacks.append(DiagnosisCallback())
     if config.ema.decay is not None:
         callbacks.append(WeightAveraging(**plain(config.ema)))  # before what generates
