@@ -16,7 +16,8 @@ from prd_lightning.building import build_data, build_module
 from prd_lightning.configuration import compose_config
 
 SMALLEST = (
-    "teacher=triplaneturbo", "generator.rank=2", "generator.plane_channels=8", "generator.hidden=8", "module.unroll_steps=2",
+    "teacher=triplaneturbo", "world.space=latent",  # an encoder has a graph where the gradient is one of latents
+    "generator.rank=2", "generator.plane_channels=8", "generator.hidden=8", "module.unroll_steps=2",
     "world.batch_size=1", "world.volume.image_size=8", "world.volume.proposal_samples=8", "world.volume.fine_samples=6",
     "world.mesh.resolution=8", "world.mesh.image_size=8", "world.stable_diffusion.image_size=16", "world.mvdream.image_size=16",
 )  # fmt: skip

@@ -81,17 +81,7 @@ class PRDModule(lightning.LightningModule):
         loss_prompts: float = 1.0,
     ) -> None:
         super().__init__()
-        if not renderers or not teachers:
-            raise ConfigurationError(
-                f"training needs a renderer and a teacher, got {list(renderers)} and {list(teachers)}"
-            )
-        for name, teacher in teachers.items():
-            absent = set(teacher.renderers) - set(renderers)
-            if absent == set(teacher.renderers):
-                raise ConfigurationError(
-                    f"teacher {name!r} scores {list(teacher.renderers)}, but the renderers are {list(renderers)}; "
-                    "set the teacher's `renderers` or choose another renderer group"
-                )
+        _check_teachers(renderers, teachers)
         if not loss_prompts > 0:
             raise ConfigurationError(f"loss_prompts must be positive, got {loss_prompts}")
         unroll_steps = architecture.steps if unroll_steps is None else unroll_steps
@@ -290,3 +280,15 @@ class PRDModule(lightning.LightningModule):
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> PreparedPlanes:
         """Planes of B prompts with the current weights, see ``sampling.sample_planes``."""
         return sample_planes(self.parts, prompts, seeds, self.unroll_steps)
+
+
+def _check_teachers(renderers: Mapping[str, nn.Module], teachers: Mapping[str, Teacher]) -> None:
+    """Raises ConfigurationError unless there are both and every teacher scores a renderer."""
+    if not renderers or not teachers:
+        raise ConfigurationError(f"training needs a renderer and a teacher, got {list(renderers)} and {list(teachers)}")
+    for name, teacher in teachers.items():
+        if not set(teacher.renderers) & set(renderers):
+            raise ConfigurationError(
+                f"teacher {name!r} scores {list(teacher.renderers)}, but the renderers are {list(renderers)}; "
+                "set the teacher's `renderers` or choose another renderer group"
+            )

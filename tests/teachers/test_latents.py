@@ -48,3 +48,11 @@ def test_decoding_undoes_encoding_of_a_plain_picture(vae):
     assert restored.shape == rgb.shape
     assert (restored - rgb).abs().mean() < 0.05
     assert restored.min() >= 0 and restored.max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["mvdream", "stable_diffusion"])
+def test_the_encoder_keeps_a_graph_only_where_the_gradient_needs_it(request, kind):
+    pictures = torch.rand(1, 3, 16, 16, requires_grad=True)
+    for space in ("latent", "picture"):
+        latents = request.getfixturevalue(kind)(space=space).encode(pictures)
+        assert latents.requires_grad == (space == "latent")

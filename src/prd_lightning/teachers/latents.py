@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prd_lightning.rendering import resize_map
+from prd_lightning.teachers.base import DiffusionTeacher
 
 LATENT_CHANNELS = 4
 
@@ -51,3 +52,19 @@ def decode_pictures(
     """``decode_rgb``, channels first."""
     pictures = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.to(latents)
     return (pictures / 2 + 0.5).clamp(0, 1)
+
+
+class LatentTeacher(DiffusionTeacher):
+    """A teacher whose samples are latents of rendered colours; subclasses set ``vae``."""
+
+    map_names = ("rgb",)
+    vae: AutoencoderKL
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Latents of pictures. In picture space nothing flows back through the encoder, so no graph of it is kept."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.space == "latent"):
+            return encode_pictures(self.vae, pictures)
+
+    def decode(self, clean: Tensor) -> Tensor:
+        """Pictures of latents, see ``DiffusionTeacher.decode``."""
+        return decode_pictures(self.vae, clean)

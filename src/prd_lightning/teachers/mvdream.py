@@ -11,20 +11,13 @@ from torch import Tensor
 from prd_lightning.cameras import Cameras
 from prd_lightning.draws import Draws
 from prd_lightning.losses import Schedule
-from prd_lightning.teachers.base import DiffusionTeacher, TeacherInput
-from prd_lightning.teachers.latents import (
-    LATENT_CHANNELS,
-    decode_pictures,
-    decode_rgb,
-    encode_pictures,
-    latent_size,
-    resized_pictures,
-)
+from prd_lightning.teachers.base import TeacherInput
+from prd_lightning.teachers.latents import LATENT_CHANNELS, LatentTeacher, decode_rgb, latent_size, resized_pictures
 from prd_lightning.teachers.loading import load_autoencoder, load_denoiser
 from prd_lightning.teachers.multiview import install_joint_view_attention, mvdream_camera_condition
 
 
-class MVDreamTeacher(DiffusionTeacher):
+class MVDreamTeacher(LatentTeacher):
     """Scores all views of a prompt jointly; loss and gradient are divided by the number of views.
 
     Args:
@@ -33,8 +26,6 @@ class MVDreamTeacher(DiffusionTeacher):
         views: of each prompt.
         settings: see ``DiffusionTeacher``.
     """
-
-    map_names = ("rgb",)
 
     def __init__(
         self,
@@ -70,11 +61,7 @@ class MVDreamTeacher(DiffusionTeacher):
         """See ``DiffusionTeacher.prepare``."""
         pictures = torch.cat([resized_pictures(rendered["rgb"], self.image_size) for rendered in maps])
         labels = mvdream_camera_condition(cameras).repeat(len(maps), 1)
-        return TeacherInput(encode_pictures(self.vae, pictures), pictures, prompts * len(maps), self.views, labels, len(maps))
-
-    def decode(self, clean: Tensor) -> Tensor:
-        """Pictures of latents, see ``DiffusionTeacher.decode``."""
-        return decode_pictures(self.vae, clean)
+        return TeacherInput(self.encode(pictures), pictures, prompts * len(maps), self.views, labels, len(maps))
 
     def sample(
         self, prompts: Sequence[str], cameras: Cameras, steps: int = 25, guidance_scale: float | None = None, seed: int = 0

@@ -12,21 +12,14 @@ from prd_lightning.cameras import Cameras, horizontal_view_name
 from prd_lightning.draws import Draws, integers
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.losses import Schedule
-from prd_lightning.teachers.base import DiffusionTeacher, TeacherInput
-from prd_lightning.teachers.latents import (
-    LATENT_CHANNELS,
-    decode_pictures,
-    decode_rgb,
-    encode_pictures,
-    latent_size,
-    resized_pictures,
-)
+from prd_lightning.teachers.base import TeacherInput
+from prd_lightning.teachers.latents import LATENT_CHANNELS, LatentTeacher, decode_rgb, latent_size, resized_pictures
 from prd_lightning.teachers.loading import load_autoencoder, load_denoiser
 
 OVERHEAD_ELEVATION = 60.0
 
 
-class StableDiffusionTeacher(DiffusionTeacher):
+class StableDiffusionTeacher(LatentTeacher):
     """Scores ``views_scored`` random views of each prompt; the second renderer is looked at from the opposite side.
 
     Args:
@@ -38,7 +31,6 @@ class StableDiffusionTeacher(DiffusionTeacher):
         settings: see ``DiffusionTeacher``.
     """
 
-    map_names = ("rgb",)
     shares_time = False
 
     def __init__(
@@ -86,11 +78,7 @@ class StableDiffusionTeacher(DiffusionTeacher):
             named = first if self.first_view_text else index
             texts += [self.view_prompt(prompts[int(view) // views], cameras, int(view)) for view in named]
         pictures = torch.cat(scored)
-        return TeacherInput(encode_pictures(self.vae, pictures), pictures, texts, samples_per_prompt=1, groups=len(maps))
-
-    def decode(self, clean: Tensor) -> Tensor:
-        """Pictures of latents, see ``DiffusionTeacher.decode``."""
-        return decode_pictures(self.vae, clean)
+        return TeacherInput(self.encode(pictures), pictures, texts, samples_per_prompt=1, groups=len(maps))
 
     def view_prompt(self, prompt: str, cameras: Cameras, view: int) -> str:
         """The prompt with the name of a view: front, side, back or overhead."""
