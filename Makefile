@@ -30,7 +30,7 @@ PRD := $(VENV)/bin/prd
 comma := ,
 INSTALLED := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: help setup train generate evaluate sweep weights doctor tinyworld test lint bench soak notebooks validate clean
+.PHONY: help setup train generate evaluate sweep weights doctor tinyworld test lint bench surface soak notebooks validate clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -71,6 +71,9 @@ lint: $(INSTALLED)  ## check the code's style
 
 bench: $(INSTALLED)  ## measure speed and memory (ARGS=)
 	@$(VENV)/bin/python -m benchmarks $(value ARGS)
+
+surface: $(INSTALLED)  ## compare the sparse search for surfaces with the dense evaluation, one to two hours of a core; goes on where it was stopped (ARGS="--minutes 10")
+	@OMP_NUM_THREADS=1 $(KEEP_MEMORY) $(VENV)/bin/python -m benchmarks.surface_check --output .make/surface_check.json --overwrite $(value ARGS)
 
 soak: $(INSTALLED)  ## kill small trainings, let them go on, and compare them bit for bit with one that was left alone (ARGS="--kills 20")
 	@OMP_NUM_THREADS=1 $(KEEP_MEMORY) $(VENV)/bin/python -m benchmarks.soak $(value ARGS)

@@ -1,147 +1,238 @@
 """Whether the sparse search finds the signs of a dense evaluation, on many fields: ``python -m benchmarks.surface_check``.
 
 A mesh depends on the field's signs on the grid and on look-ups at the surface, and those are the same code for both; equal signs
-make equal meshes. Fields: every held-out prompt of the tiny world with the shipped generator, and random ones of many kinds
-(smooth or white planes, weak or strong, plain or sharpened networks). It also measures the memory of one mesh at 256^3.
+make equal meshes (at 64^3 the meshes themselves are compared too). Fields: every held-out prompt of the tiny world with the
+shipped generator, and random ones of many kinds, whose planes are as fine for the grid as the published ones (256 texels at 160
+cells). It also measures the memory of one surface at 256^3.
+
+What was found so far stands in a file beside ``--output``; the same command goes on from there, unless the code has changed.
 """
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as functional
 
-from prd_lightning.errors import EmptyMeshError
+from benchmarks.measuring import Settings, environment
+from benchmarks.surface_fields import KINDS, compare, random_field
+from prd_lightning.errors import ConfigurationError, PRDError
 from prd_lightning.field import PreparedPlanes, TriplaneField
-from prd_lightning.files import atomic_write
-from prd_lightning.isosurface import FieldGrid
-from prd_lightning.mesh.extraction import extract_surface
+from prd_lightning.files import atomic_write, check_output
 from prd_lightning.pipeline import TextToMeshPipeline
 from prd_lightning.sampling import sample_planes
 from prd_lightning.tinyworld.grammar import describe, held_out_compositions, held_out_pair_prompts
 
-RESOLUTIONS = (64, 128, 160, 256)
+SCHEMA = "prd_lightning.surface_check.1"
+PLANES = {64: 102, 128: 204, 160: 256, 256: 410}
+"""Size of the random planes at each resolution."""
+AT_ONCE = 50
+"""Fields that are compared at every resolution before the next ones are."""
+MESHES = 64
+"""Resolution at which the meshes are compared as well."""
+REPOSITORY = Path(__file__).resolve().parents[1]
+SOURCES = ("src/prd_lightning/field.py", "src/prd_lightning/isosurface/*.py", "benchmarks/surface_fields.py")
+"""What the outcome depends on."""
 MEMORY = """
 import sys, torch
-from benchmarks.surface_check import random_field
+from benchmarks.surface_fields import random_field
 from prd_lightning.mesh.extraction import extract_surface
 from pathlib import Path
 torch.set_num_threads(1)
 def kib(key):
     return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)).split()[1])
-field, planes = random_field(0, 32, 64, 256)
+field, planes = random_field(int(sys.argv[1]), 32, 64, 256)
 torch.ones(64, 64) @ torch.ones(64, 64)
+Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
 before = kib("VmRSS")
-extract_surface(field, planes, 256, dense=sys.argv[1] == "dense")
+extract_surface(field, planes, int(sys.argv[3]), dense=sys.argv[2] == "dense")
 print((kib("VmHWM") - before) / 1024)
 """
 
-
-@torch.no_grad()
-def random_field(seed: int, channels: int = 8, hidden: int = 16, size: int = 32) -> tuple[TriplaneField, PreparedPlanes]:
-    """A field whose kind follows from its seed."""
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    field = TriplaneField(channels, hidden).requires_grad_(False)
-    strength = 10 ** float(torch.rand((), generator=generator) * 1.7 - 1.5)
-    gain = (1.0, 1.5, 2.5)[seed % 3]
-    for layer in (0, 2, 4):
-        field.sdf_network[layer].weight.mul_(gain)
-    coarse = (4, 8, size // 2, size)[seed % 4]
-    planes = torch.randn(6, channels, coarse, coarse, generator=generator) * strength
-    planes = functional.interpolate(planes, (size, size), mode="bicubic", align_corners=False) if coarse < size else planes
-    return field, field.prepare(planes[None])
+Job = tuple[str, int, int]
+"""World (tiny or random), number of the field, resolution."""
 
 
-def compare(field: TriplaneField, planes: PreparedPlanes, resolution: int, tally: dict[str, float]) -> None:
-    """Adds one field to the tally of a resolution."""
-    grid = FieldGrid(field, planes, resolution)
-    dense, sparse = grid.dense_signs(), grid.sparse_signs()
-    wrong = int((dense.inside != sparse.inside).sum())
-    kind = "bounds" if sparse.certain else "margin"
-    for name, value in ((f"fields_by_{kind}", 1), (f"differing_fields_by_{kind}", int(wrong > 0)), ("differing_points", wrong)):
-        tally[name] = tally.get(name, 0) + value
-    tally["evaluated_share_sum"] = tally.get("evaluated_share_sum", 0.0) + sparse.evaluated / grid.side**3
+def jobs_of(prompts: int, fields: int) -> Iterator[Job]:
+    """The tiny world first, then some random fields at every resolution, then more of them."""
+    for world, count in (("tiny", prompts), ("random", fields)):
+        for first in range(0, count, AT_ONCE):
+            numbers = range(first, min(first + AT_ONCE, count))
+            yield from ((world, number, resolution) for resolution in PLANES for number in numbers)
 
 
-def compare_meshes(field: TriplaneField, planes: PreparedPlanes, resolution: int, tally: dict[str, float]) -> None:
-    """Adds the meshes themselves to the tally."""
-    try:
-        (vertices, faces), (expected, expected_faces) = (
-            extract_surface(field, planes, resolution, dense) for dense in (False, True)
-        )
-    except EmptyMeshError:
-        return
-    same = faces.shape == expected_faces.shape and bool((faces == expected_faces).all())
-    tally["meshes"] = tally.get("meshes", 0) + 1
-    tally["same_faces"] = tally.get("same_faces", 0) + int(same)
-    if same:
-        tally["largest_distance"] = max(tally.get("largest_distance", 0.0), float((vertices - expected).abs().max()))
+def held_out() -> list[str]:
+    """The prompts, single objects first."""
+    return [*held_out_pair_prompts(), *map(describe, held_out_compositions())]
 
 
-def finish(tally: dict[str, float]) -> dict[str, float]:
-    """The tally with a mean instead of a sum."""
-    count = tally.get("fields_by_bounds", 0) + tally.get("fields_by_margin", 0)
-    return {**tally, "mean_evaluated_share": tally.pop("evaluated_share_sum", 0.0) / max(count, 1)}
+class TinyFields:
+    """The fields of the shipped generator, one for each prompt, each sampled once.
+
+    Args:
+        prompts: by number.
+    """
+
+    def __init__(self, prompts: Sequence[str]) -> None:
+        self.prompts = prompts
+        self.pipeline = TextToMeshPipeline.from_pretrained("tiny", device="cpu")
+        self.planes: dict[int, PreparedPlanes] = {}
+
+    def __call__(self, number: int) -> tuple[TriplaneField, PreparedPlanes]:
+        """Field and planes of a prompt."""
+        if number not in self.planes:
+            parts, steps = self.pipeline.parts, self.pipeline.architecture.steps
+            self.planes[number] = sample_planes(parts, [self.prompts[number]], [0], steps)
+        return self.pipeline.parts.field, self.planes[number]
 
 
-def check_tiny_world(limit: int | None) -> dict[str, dict[str, float]]:
-    """Every held-out prompt, single objects first."""
-    pipeline = TextToMeshPipeline.from_pretrained("tiny", device="cpu")
-    prompts = [*held_out_pair_prompts(), *map(describe, held_out_compositions())][:limit]
-    tallies: dict[str, dict[str, float]] = {str(resolution): {} for resolution in RESOLUTIONS}
-    for prompt in prompts:
-        planes = sample_planes(pipeline.parts, [prompt], [0], pipeline.architecture.steps)
-        for resolution in RESOLUTIONS:
-            compare(pipeline.parts.field, planes, resolution, tallies[str(resolution)])
-        compare_meshes(pipeline.parts.field, planes, 128, tallies["128"])
-    return {name: finish(tally) for name, tally in tallies.items()}
+def source_hash() -> str:
+    """Of the code that the outcome depends on."""
+    digest = hashlib.sha256()
+    for pattern in SOURCES:
+        for path in sorted(REPOSITORY.glob(pattern)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
-def check_random(count: int, seconds: float) -> dict[str, dict[str, float]]:
-    """Random fields, as many as the time allows."""
-    tallies: dict[str, dict[str, float]] = {str(resolution): {} for resolution in RESOLUTIONS}
-    begun = time.monotonic()
-    for seed in range(count):
+def read_partial(path: Path) -> dict[Job, dict[str, Any]]:
+    """What an earlier run with the same code found; a line that was cut off is left out."""
+    outcomes: dict[Job, dict[str, Any]] = {}
+    if not path.is_file():
+        return outcomes
+    lines = path.read_text().split("\n")
+    if lines[0] != source_hash():
+        return outcomes
+    for line in lines[1:-1]:  # the last one has no end
+        outcome = json.loads(line)
+        outcomes[tuple(outcome.pop("job"))] = outcome
+    return outcomes
+
+
+def run_jobs(jobs: Sequence[Job], partial: Path | None, seconds: float) -> dict[Job, dict[str, Any]]:
+    """The outcome of every job, or of those that the time allows.
+
+    Args:
+        jobs: what to do, in order.
+        partial: file for what was found so far.
+        seconds: after which no job is begun any more.
+    """
+    outcomes = read_partial(partial) if partial else {}
+    if partial:  # written anew, so that a line cut off by a kill is gone
+        with atomic_write(partial, overwrite=True) as temporary:
+            rows = [json.dumps({"job": job, **outcome}) for job, outcome in outcomes.items()]
+            temporary.write_text("\n".join([source_hash(), *rows]) + "\n")
+    tiny: Callable[[int], tuple[TriplaneField, PreparedPlanes]] | None = None
+    begun, left = time.monotonic(), [job for job in jobs if job not in outcomes]
+    for world, number, resolution in left:
         if time.monotonic() - begun > seconds:
             break
-        field, planes = random_field(seed)
-        for resolution in RESOLUTIONS:
-            compare(field, planes, resolution, tallies[str(resolution)])
-        if seed % 10 == 0:
-            compare_meshes(field, planes, 64, tallies["64"])
-    return {name: finish(tally) for name, tally in tallies.items()}
+        if world == "tiny":
+            tiny = tiny or TinyFields(held_out())
+            field, planes = tiny(number)
+        else:
+            field, planes = random_field(number, size=PLANES[resolution])
+        outcomes[world, number, resolution] = outcome = compare(field, planes, resolution, resolution == MESHES)
+        if partial:
+            with partial.open("a") as stream:
+                stream.write(json.dumps({"job": [world, number, resolution], **outcome}) + "\n")
+    return {job: outcomes[job] for job in jobs if job in outcomes}
 
 
-def peak_megabytes(kind: str) -> float:
-    """Memory that one mesh at 256^3 takes beside the planes (32 channels, 256 x 256), measured in a process of its own."""
-    finished = subprocess.run([sys.executable, "-c", MEMORY, kind], capture_output=True, text=True, check=True)
+def tally(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Counts of some outcomes."""
+    differing = [outcome for outcome in outcomes if outcome["differing"]]
+    meshes = [outcome for outcome in outcomes if "same_faces" in outcome]
+    return {
+        "fields": len(outcomes),
+        "with_a_surface": sum(outcome["surface"] for outcome in outcomes),
+        "by_margin": sum(not outcome["certain"] for outcome in outcomes),
+        "differing_fields": len(differing),
+        "differing_though_certain": sum(outcome["certain"] for outcome in differing),
+        "differing_points": sum(outcome["differing"] for outcome in differing),
+        "largest_piece": max((outcome["piece"] for outcome in differing), default=0),
+        "mean_evaluated_share": round(sum(outcome["share"] for outcome in outcomes) / max(len(outcomes), 1), 4),
+        "meshes": len(meshes),
+        "same_faces": sum(outcome["same_faces"] for outcome in meshes),
+        "largest_distance": max((outcome["distance"] for outcome in meshes if "distance" in outcome), default=0.0),
+    }
+
+
+def summarize(outcomes: dict[Job, dict[str, Any]]) -> dict[str, Any]:
+    """Tallies by world and resolution, and of the random fields by kind."""
+    chosen = {
+        world: {
+            str(resolution): [outcome for job, outcome in outcomes.items() if job[::2] == (world, resolution)]
+            for resolution in PLANES
+        }
+        for world in ("tiny", "random")
+    }
+    chosen["random_by_kind"] = {
+        kind: [outcome for job, outcome in outcomes.items() if job[0] == "random" and job[1] % len(KINDS) == index]
+        for index, kind in enumerate(KINDS)
+    }
+    return {name: {key: tally(found) for key, found in group.items() if found} for name, group in chosen.items()}
+
+
+def peak_megabytes(kind: str, search: str, resolution: int = 256) -> float:
+    """Memory that one surface takes beside the planes (32 channels, 256 x 256), measured in a process of its own."""
+    command = [sys.executable, "-c", MEMORY, str(KINDS.index(kind)), search, str(resolution)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=True)
     return round(float(finished.stdout), 1)
 
 
-def main() -> None:
-    """Prints what was found, and writes it where ``--output`` says."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command's parser."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.surface_check", description=__doc__.splitlines()[0])
     parser.add_argument("--fields", type=int, default=1000, metavar="N", help="random fields (default 1000)")
     parser.add_argument("--prompts", type=int, metavar="N", help="prompts of the tiny world (default: all that are held out)")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop with the random fields after this time")
-    parser.add_argument("--output", type=Path, metavar="FILE")
-    arguments = parser.parse_args()
-    found = {
-        "tiny_world": check_tiny_world(arguments.prompts),
-        "random": check_random(arguments.fields, arguments.seconds),
-        "peak_megabytes_at_256": {kind: peak_megabytes(kind) for kind in ("sparse", "dense")},
-    }
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this time; the same command goes on")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON file for what was found")
+    parser.add_argument("--overwrite", action="store_true", help="replace --output if it exists")
+    return parser
+
+
+def check(given: argparse.Namespace) -> bool:
+    """Runs, prints and writes what was asked for; whether the meshes are the same wherever they must be."""
+    prompts = len(held_out()) if given.prompts is None else given.prompts
+    if not 0 <= prompts <= len(held_out()) or given.fields < 0:
+        raise ConfigurationError(f"--fields and --prompts must be at least 0, --prompts at most {len(held_out())}")
+    partial = None
+    if given.output:
+        check_output(given.output, given.overwrite)
+        partial = given.output.with_name(given.output.name + ".partial")
+    jobs = list(jobs_of(prompts, given.fields))
+    outcomes = run_jobs(jobs, partial, given.minutes * 60)
+    found = {"schema": SCHEMA, "environment": environment(Settings(torch.device("cpu")))}
+    found |= {"complete": len(outcomes) == len(jobs), "planes": PLANES, **summarize(outcomes)}
+    if Path("/proc/self/clear_refs").is_file():
+        pairs = [(kind, search) for kind in (KINDS[0], KINDS[-1]) for search in ("sparse", "dense")]
+        found["peak_megabytes_at_256"] = {f"{kind}, {search}": peak_megabytes(kind, search) for kind, search in pairs}
     text = json.dumps(found, indent=2)
     print(text)
-    if arguments.output:
-        with atomic_write(arguments.output, True) as temporary:
+    if given.output:
+        with atomic_write(given.output, given.overwrite) as temporary:
             temporary.write_text(text + "\n")
+        if found["complete"]:
+            partial.unlink()
+    return not any(tally["differing_though_certain"] for group in ("tiny", "random") for tally in found[group].values())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; status 1 if a sign that follows from bounds is wrong, 2 after a user's mistake."""
+    torch.set_num_threads(1)
+    try:
+        return 0 if check(build_parser().parse_args(arguments)) else 1
+    except PRDError as error:
+        print(f"python -m benchmarks.surface_check: error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -70,8 +70,8 @@ def make(tmp_path) -> Make:
 def test_help_is_the_default_and_lists_every_target(make):
     text = (REPOSITORY / "Makefile").read_text()
     targets = next(line for line in text.splitlines() if line.startswith(".PHONY:")).split()[1:]
-    named = "help setup train generate evaluate sweep weights doctor tinyworld test lint bench soak notebooks validate clean"
-    assert sorted(targets) == sorted(named.split())
+    named = "help setup train generate evaluate sweep weights doctor tinyworld test lint bench surface soak notebooks"
+    assert sorted(targets) == sorted([*named.split(), "validate", "clean"])
     shown = make().stdout
     assert shown == make("help").stdout
     listed = {line.split()[0] for line in shown.splitlines() if line.startswith("  ") and len(line.split()) > 1}
@@ -128,6 +128,8 @@ def test_targets_call_prd(make, arguments, expected):
 
 def test_test_and_lint_call_their_tools(make):
     assert make.calls("test", "ARGS=-k mesh") == [["python", "-m", "pytest", "-n", "2", "-k", "mesh"]]
+    check = ["python", "-m", "benchmarks.surface_check", "--output", ".make/surface_check.json", "--overwrite", "--minutes", "10"]
+    assert make.calls("surface", "ARGS=--minutes 10") == [check]
     assert make.calls("soak", "ARGS=--kills 3") == [["python", "-m", "benchmarks.soak", "--kills", "3"]]
     assert make.calls("lint")[0][:4] == ["ruff", "check", "src", "tests"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import trimesh
 
-from benchmarks.surface_check import random_field
+from benchmarks.surface_fields import random_field
 from prd_lightning.errors import EmptyMeshError, NonFiniteError
 from prd_lightning.field import TriplaneField
 from prd_lightning.isosurface import FieldGrid, grid_points

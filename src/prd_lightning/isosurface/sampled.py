@@ -10,31 +10,25 @@ points and rises above the margin can be missed (the measured rate is in docs/su
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 STRIDE = 4
 PROBES = 384
 SAFETY = 2.0
+LARGEST_SHARE = 0.5
+"""Share of the blocks to be evaluated beyond which evaluating all points in order takes no longer."""
 
-Settle = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Grid points to distances and whether they are inside."""
+Settle = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Indices along x, y and z of boxes of grid points, [N, a], [N, b] and [N, c], to [N, a, b, c] distances and insides."""
 
 
-def _pairwise(values: Float[Tensor, "first second third"], choose: Callable) -> Tensor:
+def _pairwise(values: Tensor, choose: Callable) -> Tensor:
     """``choose`` over the eight corners of every cell."""
     for axis in range(3):
         length = values.shape[axis] - 1
         values = choose(values.narrow(axis, 0, length), values.narrow(axis, 1, length))
     return values
-
-
-def _grid_points(blocks: Int[Tensor, " blocks"], count: int, side: int) -> Int[Tensor, "blocks points"]:
-    """Points of blocks of STRIDE^3; those beyond the grid's end repeat it."""
-    step = torch.arange(STRIDE, device=blocks.device)
-    corner = (blocks // count**2, blocks // count % count, blocks % count)
-    x, y, z = ((index[:, None] * STRIDE + step).clamp_max(side - 1) for index in corner)
-    return ((x[:, :, None, None] * side + y[:, None, :, None]) * side + z[:, None, None]).flatten(1)
 
 
 def _beside_a_change(inside: Bool[Tensor, "cubes points"], count: int) -> Bool[Tensor, " cubes"]:
@@ -50,28 +44,30 @@ def _beside_a_change(inside: Bool[Tensor, "cubes points"], count: int) -> Bool[T
     return touched.flatten()
 
 
-def sampled_signs(settle: Settle, side: int, device: torch.device) -> tuple[Bool[Tensor, "side side side"], int]:
-    """Which grid points are inside, and how many were evaluated.
+def sampled_signs(settle: Settle, side: int, device: torch.device) -> tuple[Bool[Tensor, "side side side"], int] | None:
+    """Which grid points are inside, and how many were evaluated; None if most of the grid would have to be.
 
     Args:
-        settle: evaluates grid points.
+        settle: evaluates boxes of grid points.
         side: points along each axis.
         device: of the grid.
     """
     count = -(-side // STRIDE)
     lattice = (torch.arange(count + 1, device=device) * STRIDE).clamp_max(side - 1)
-    numbers = (lattice[:, None, None] * side + lattice[:, None]) * side + lattice
-    values = settle(numbers.flatten())[0].view(count + 1, count + 1, count + 1)
+    rows = lattice.expand(count + 1, -1)
+    values = settle(lattice[:, None], rows, rows)[0][:, 0]
     low, high = (_pairwise(values, choose).flatten() for choose in (torch.minimum, torch.maximum))
     away = torch.maximum(low, -high).clamp_min(0)
     inside = (high < 0)[:, None].repeat(1, STRIDE**3)
     refined = torch.zeros_like(away, dtype=torch.bool)
-    evaluated = numbers.numel()
+    steps = torch.arange(STRIDE, device=device)
 
-    def refine(blocks: Tensor) -> Tensor:
-        distances, signs = settle(_grid_points(blocks, count, side).flatten())
-        inside[blocks], refined[blocks] = signs.view(len(blocks), -1), True
-        return distances.view(len(blocks), -1)
+    def refine(blocks: Int[Tensor, " blocks"]) -> Tensor:
+        corners = (blocks // count**2, blocks // count % count, blocks % count)
+        # Points beyond the grid's end repeat it.
+        distances, signs = settle(*((corner[:, None] * STRIDE + steps).clamp_max(side - 1) for corner in corners))
+        inside[blocks], refined[blocks] = signs.flatten(1), True
+        return distances.flatten(1)
 
     nearest = away.topk(min(PROBES, len(away)), largest=False).indices
     spread = torch.arange(0, len(away), max(1, len(away) // PROBES), device=device)
@@ -80,9 +76,10 @@ def sampled_signs(settle: Settle, side: int, device: torch.device) -> tuple[Bool
     excess = torch.maximum(low[probes] - measured.amin(dim=1), measured.amax(dim=1) - high[probes]).clamp_min(0)
     wanted = (away <= SAFETY * excess.max()) & ~refined
     while wanted.any():
+        if int(wanted.sum() + refined.sum()) > LARGEST_SHARE * len(refined):
+            return None
         refine(wanted.nonzero().squeeze(1))
         wanted = _beside_a_change(inside, count) & ~refined
-    evaluated += int(refined.sum()) * STRIDE**3
     volume = inside.view(count, count, count, STRIDE, STRIDE, STRIDE).permute(0, 3, 1, 4, 2, 5)
     volume = volume.reshape(count * STRIDE, count * STRIDE, count * STRIDE)
-    return volume[:side, :side, :side].contiguous(), evaluated
+    return volume[:side, :side, :side].contiguous(), values.numel() + int(refined.sum()) * STRIDE**3

@@ -30,6 +30,8 @@ BLOCK, SMALL_BLOCK, FINE = 8, 4, 96
 BLOCKS_AT_ONCE = 2048
 BLOCKS_TRIED = 400
 POINTS_AT_ONCE = 32_768
+BOX_POINTS_AT_ONCE = 8192
+"""Points whose hidden layers fit into the cache."""
 LOOSE = 0.5
 """Mean width of the bounds of the network over a block beyond which they are not worth their time."""
 ROUNDING = 16
@@ -131,10 +133,23 @@ class FieldGrid:
             inside[near] = self._precise(points[near]) < 0
         return inside
 
-    def _evaluate(self, points: Int[Tensor, " points"]) -> tuple[Tensor, Tensor]:
-        """Distances at grid points, and which are inside."""
-        values = self.distances(points)
-        return values, self.settle(points, values)
+    def _settle_boxes(
+        self, x: Int[Tensor, "boxes along_x"], y: Int[Tensor, "boxes along_y"], z: Int[Tensor, "boxes along_z"]
+    ) -> tuple[Float[Tensor, "boxes along_x along_y along_z"], Bool[Tensor, "boxes along_x along_y along_z"]]:
+        """Distances at boxes of grid points, and which are inside. Points of a box share their look-ups."""
+        xy, xz, yz = self.hidden.flatten(1, 2)
+        distances, numbers = [], []
+        at_once = max(1, BOX_POINTS_AT_ONCE // (x.shape[1] * y.shape[1] * z.shape[1]))
+        for i, j, k in zip(x.split(at_once), y.split(at_once), z.split(at_once)):
+            rows = i[:, :, None] * self.side + j[:, None]
+            hidden = xy[rows][:, :, :, None] + xz[i[:, :, None] * self.side + k[:, None]][:, :, None]
+            hidden = hidden.add_(yz[j[:, :, None] * self.side + k[:, None]][:, None]).relu_().flatten(0, 3)
+            hidden = functional.linear(hidden, self.second).relu_()
+            numbers.append((rows[..., None] * self.side + k[:, None, None]).flatten())
+            distances.append((hidden @ self.last[0]).add_(self._sphere(numbers[-1], self.axis)))
+        values = torch.cat(distances)
+        shape = (*x.shape, y.shape[1], z.shape[1])
+        return values.view(shape), self.settle(torch.cat(numbers), values).view(shape)
 
     @torch.no_grad()
     def dense_signs(self) -> GridSigns:
@@ -159,7 +174,8 @@ class FieldGrid:
         size = BLOCK if self.resolution >= FINE else SMALL_BLOCK
         search = _BlockSearch(self, size)
         if search.looseness() > LOOSE:
-            return GridSigns(*sampled_signs(self._evaluate, self.side, self.axis.device), certain=False)
+            found = sampled_signs(self._settle_boxes, self.side, self.axis.device)
+            return GridSigns(*found, certain=False) if found else self.dense_signs()
         search.prepare()
         state = search.settle_blocks()
         inside = (state > 0)[:, None].repeat(1, size**3)
