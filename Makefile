@@ -81,9 +81,9 @@ soak: $(INSTALLED)  ## kill small trainings, let them go on, and compare them bi
 notebooks: $(INSTALLED)  ## run the notebooks and keep their outputs in place
 	@$(VENV)/bin/jupyter execute --inplace $(value ARGS) notebooks/*.ipynb
 
-validate: $(INSTALLED)  ## check GLB files with Khronos' validator, which npm puts into .make (needs node; ARGS=)
+validate: $(INSTALLED)  ## check GLB files of every held-out prompt with Khronos' validator, which npm puts into .make (needs node; ARGS="my.glb")
 	@npm install --silent --no-save --no-package-lock --prefix .make/gltf-validator "gltf-validator@>=2.0.0-dev.3 <3"
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/mesh/test_export.py -k khronos -rs $(value ARGS)
+	@OMP_NUM_THREADS=1 $(KEEP_MEMORY) $(VENV)/bin/python -m benchmarks.validate $(value ARGS)
 
 clean:  ## remove build products and caches (neither runs nor .venv)
 	@rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache
