@@ -35,7 +35,7 @@ from prd_lightning.optimization import OptimizerFactory, make_optimizer
 from prd_lightning.rendering import LearnedBackground, RenderedMaps
 from prd_lightning.sampling import sample_planes
 from prd_lightning.strategies import ShardedBaseStrategy, shard_frozen
-from prd_lightning.teachers import Teacher, TeacherResult, surrogate_loss
+from prd_lightning.teachers import Teacher, TeacherResult, ask_teachers, check_teachers, surrogate_loss
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ class PRDModule(lightning.LightningModule):
         color_learning_rate_factor: of colour's learning rate, see ``optimization``.
         max_nonfinite_steps: training stops after so many steps in a row whose loss or gradient is not finite.
         gradient_checkpointing: UNet and decoder are computed again in the backward pass instead of keeping what it needs.
+        separate_graphs: where a teacher has a graph of its own (an encoder's), the generator runs twice, first without a graph
+            for the teachers: both graphs are never in memory together, for the time of another forward pass.
         loss_prompts: teachers' losses are means over prompts times this number: their weights are meant for batches of that size,
             and stay right in batches of another one.
         shuffle_teacher_prompts: a control experiment: teachers get the prompt of another scene of the batch.
@@ -78,10 +80,11 @@ class PRDModule(lightning.LightningModule):
         shuffle_teacher_prompts: bool = False,
         max_nonfinite_steps: int = 20,
         gradient_checkpointing: bool = False,
+        separate_graphs: bool = True,
         loss_prompts: float = 1.0,
     ) -> None:
         super().__init__()
-        _check_teachers(renderers, teachers)
+        check_teachers(renderers, teachers)
         if not loss_prompts > 0:
             raise ConfigurationError(f"loss_prompts must be positive, got {loss_prompts}")
         unroll_steps = architecture.steps if unroll_steps is None else unroll_steps
@@ -99,7 +102,7 @@ class PRDModule(lightning.LightningModule):
         self.num_train_substeps = num_train_substeps or unroll_steps
         self.eikonal_weight, self.sparsity_weight = eikonal_weight, sparsity_weight
         self.learning_rate_factor, self.color_learning_rate_factor = learning_rate_factor, color_learning_rate_factor
-        self.loss_prompts = loss_prompts
+        self.loss_prompts, self.separate_graphs = loss_prompts, separate_graphs
         self.shuffle_teacher_prompts = shuffle_teacher_prompts
         self.strict_loading = False  # checkpoints hold the trainable part only; on_load_checkpoint checks that part in full
         self.max_nonfinite_steps = max_nonfinite_steps
@@ -143,17 +146,13 @@ class PRDModule(lightning.LightningModule):
         a prompt sees does not depend on the process and the batch that it is in.
         """
         torch.manual_seed(batch.noise_seed)
-        maps = self.unroll(batch)
-        teacher_prompts = batch.prompts[1:] + batch.prompts[:1] if self.shuffle_teacher_prompts else batch.prompts
-        draws = batch.draws("teachers")
+        maps, self.teacher_results = self._maps_and_results(batch)
         scale = self.loss_prompts / len(batch.prompts)
         loss = next(iter(maps.values())).rgb.new_zeros(())
         for name, teacher in self.teachers.items():
-            scored = {key: value for key, value in maps.items() if key in teacher.renderers}
-            result = teacher.map_gradients(scored, teacher_prompts, batch.cameras, self.now, generator=draws)
+            result = self.teacher_results[name]
             weight = scale * scheduled(teacher.weight, self.now)
-            loss = loss + weight * surrogate_loss(scored, result)
-            self.teacher_results[name] = result
+            loss = loss + weight * surrogate_loss(teacher.scored(maps), result)
             self._log_teacher(name, result)
         loss = loss + self._regularization(maps)
         self.log("train/loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False)
@@ -161,6 +160,21 @@ class PRDModule(lightning.LightningModule):
             self.log("train/empty_meshes", float(maps["mesh"].empty_mesh_count), on_step=True, on_epoch=False)
         # The gradient of a loss that is not finite is NaN, so that every process leaves the step out after the reduction.
         return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
+
+    def _maps_and_results(self, batch: PromptBatch) -> tuple[dict[str, RenderedMaps], dict[str, TeacherResult]]:
+        """Maps with the generator's graph, and what the teachers say about them; see ``separate_graphs``."""
+        prompts = batch.prompts[1:] + batch.prompts[:1] if self.shuffle_teacher_prompts else batch.prompts
+        given = {"prompts": prompts, "cameras": batch.cameras, "step": self.now, "generator": batch.draws("teachers")}
+        if not (self.separate_graphs and any(teacher.keeps_graph for teacher in self.teachers.values())):
+            maps = self.unroll(batch)
+            return maps, ask_teachers(self.teachers, maps, **given)
+        before = self._latents, self._next_unroll_step
+        with torch.no_grad():
+            maps = self.unroll(batch)
+        results = ask_teachers(self.teachers, maps, **given)
+        self._latents, self._next_unroll_step = before
+        torch.clear_autocast_cache()  # it may hold copies of weights that were made without a graph
+        return self.unroll(batch), results
 
     def unroll(self, batch: PromptBatch) -> dict[str, RenderedMaps]:
         """Advances the latents by one step and renders the estimate with every renderer.
@@ -280,15 +294,3 @@ class PRDModule(lightning.LightningModule):
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> PreparedPlanes:
         """Planes of B prompts with the current weights, see ``sampling.sample_planes``."""
         return sample_planes(self.parts, prompts, seeds, self.unroll_steps)
-
-
-def _check_teachers(renderers: Mapping[str, nn.Module], teachers: Mapping[str, Teacher]) -> None:
-    """Raises ConfigurationError unless there are both and every teacher scores a renderer."""
-    if not renderers or not teachers:
-        raise ConfigurationError(f"training needs a renderer and a teacher, got {list(renderers)} and {list(teachers)}")
-    for name, teacher in teachers.items():
-        if not set(teacher.renderers) & set(renderers):
-            raise ConfigurationError(
-                f"teacher {name!r} scores {list(teacher.renderers)}, but the renderers are {list(renderers)}; "
-                "set the teacher's `renderers` or choose another renderer group"
-            )

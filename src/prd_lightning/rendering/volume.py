@@ -133,10 +133,11 @@ class VolumeRenderer(nn.Module):
         origins, directions = (rays[:, window[0], window[1]] for rays in cameras.rays(size, size))
         views, height, width, _ = directions.shape
         flat = [rays.reshape(prepared.batch, -1, 3) for rays in (origins, directions)]
+        flat.append(self._jitter(flat[0][..., 0]))
         step = flat[0].shape[1]
         if not torch.is_grad_enabled():
             step = max(1, EVALUATION_SAMPLES // (prepared.batch * max(self.proposal_samples, self.fine_samples)))
-        chunks = [self._integrate(field, prepared, *pair) for pair in zip(*(rays.split(step, dim=1) for rays in flat))]
+        chunks = [self._integrate(field, prepared, *part) for part in zip(*(rays.split(step, dim=1) for rays in flat))]
         rgb, opacity, depth, normal, variance = (
             torch.cat(parts, dim=1).reshape(views, height, width, -1) for parts in list(zip(*chunks))[:5]
         )
@@ -165,7 +166,7 @@ class VolumeRenderer(nn.Module):
         return near, far, meets & (far > near)  # a ball behind the camera is not met
 
     def _integrate(
-        self, field: TriplaneField, prepared: PreparedPlanes, origins: Tensor, directions: Tensor
+        self, field: TriplaneField, prepared: PreparedPlanes, origins: Tensor, directions: Tensor, jitter: Tensor
     ) -> tuple[Tensor, ...]:
         """rgb (foreground) [B, R, 3], opacity, depth [B, R, 1], summed normals [B, R, 3], variance [B, R, 1], gradients [B, M, 3]
         and which of those belong to rays that meet the ball [B, M].
@@ -173,7 +174,6 @@ class VolumeRenderer(nn.Module):
         Rays that miss the ball are left out before any look-up: each scene keeps as many rays as the scene with the most hits.
         """
         near, far, hits = self._bounds(origins, directions)
-        jitter = self._jitter(near)
         if hits.all():
             return self._march(field, prepared, origins, directions, near, far, hits, jitter)
         kept = hits.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(1, int(hits.sum(dim=1).max()))]
@@ -186,11 +186,11 @@ class VolumeRenderer(nn.Module):
         ]
         return *spread, gradient, counted
 
-    def _jitter(self, near: Tensor) -> Tensor:
-        """Where within its section each ray ([B, R]) is sampled; drawn before any is left out, so by scene alone."""
+    def _jitter(self, rays: Tensor) -> Tensor:
+        """Where within its section each ray ([B, R]) is sampled; drawn before any is left out or split off, so by scene alone."""
         if not (self.training and self.stratified):
-            return torch.full_like(near, 0.5)
-        return torch.rand_like(near) if self._draws is None else uniform(near.shape, self._draws).to(near)
+            return torch.full_like(rays, 0.5)
+        return torch.rand_like(rays) if self._draws is None else uniform(rays.shape, self._draws).to(rays)
 
     def _march(
         self,

@@ -2,6 +2,7 @@
 
 from prd_lightning.teachers.base import DiffusionTeacher, Teacher
 from prd_lightning.teachers.exchange import TeacherResult, surrogate_loss
+from prd_lightning.teachers.mix import ask_teachers, check_teachers
 from prd_lightning.teachers.mvdream import MVDreamTeacher
 from prd_lightning.teachers.richdreamer import NormalDepthTeacher
 from prd_lightning.teachers.stable_diffusion import StableDiffusionTeacher
@@ -13,5 +14,7 @@ __all__ = [
     "StableDiffusionTeacher",
     "Teacher",
     "TeacherResult",
+    "ask_teachers",
+    "check_teachers",
     "surrogate_loss",
 ]

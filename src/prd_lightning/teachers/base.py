@@ -54,6 +54,15 @@ class Teacher(nn.Module, ABC):
             raise ConfigurationError(f"unknown renderers {sorted(unknown)}; known: {', '.join(RENDERERS)}")
         self.weight, self.renderers = weight, tuple(renderers)
 
+    @property
+    def keeps_graph(self) -> bool:
+        """Whether autograd keeps something while maps become this teacher's input, an encoder's activations for instance."""
+        return False
+
+    def scored(self, maps: Mapping[str, RenderedMaps]) -> dict[str, RenderedMaps]:
+        """Those of the renderers that it scores."""
+        return {name: rendered for name, rendered in maps.items() if name in self.renderers}
+
     def networks(self) -> list[nn.Module]:
         """Frozen networks that are called through ``forward`` alone and may be sharded over processes."""
         return []

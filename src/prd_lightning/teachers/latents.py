@@ -60,9 +60,14 @@ class LatentTeacher(DiffusionTeacher):
     map_names = ("rgb",)
     vae: AutoencoderKL
 
+    @property
+    def keeps_graph(self) -> bool:
+        """See ``Teacher.keeps_graph``."""
+        return self.space == "latent"
+
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents of pictures. In picture space nothing flows back through the encoder, so no graph of it is kept."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.space == "latent"):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.keeps_graph):
             return encode_pictures(self.vae, pictures)
 
     def decode(self, clean: Tensor) -> Tensor:
