@@ -193,3 +193,14 @@ def test_a_point_that_is_not_finite_has_no_finite_distance_and_leaves_the_others
     assert not torch.isfinite(found[:, :2]).any()
     torch.testing.assert_close(found[:, 2:], expected[:, 2:])
     assert not torch.isfinite(field.sdf_and_gradient(prepared, spoiled)[0][:, 0]).any()
+
+
+def test_no_points_have_no_values(field, planes):
+    """A band of a texture may hold no texel of the surface."""
+    prepared, none = field.prepare(planes), planes.new_zeros(len(planes), 0, 3)
+    for context in (torch.no_grad(), torch.enable_grad()):
+        with context:
+            assert field.color(prepared, none).shape == none.shape
+            assert field.sdf(prepared, none).shape == none.shape[:2]
+            value, gradient = field.sdf_and_gradient(prepared, none)
+            assert value.shape == none.shape[:2] and gradient.shape == none.shape

@@ -155,7 +155,7 @@ class TriplaneField(nn.Module):
         scene = torch.arange(prepared.batch, device=rows.device) * (3 * (prepared.height + 2) * (prepared.width + 2))
         bags = (rows + scene[:, None, None, None])[..., None, :].expand(weights.shape).flatten(0, -2)
         sums = functional.embedding_bag(bags, table, mode="sum", per_sample_weights=weights.flatten(0, -2).contiguous())
-        return sums.view(*weights.shape[:-1], -1)
+        return sums.view(*weights.shape[:-1], table.shape[-1])
 
     def geometry_features(
         self, prepared: PreparedPlanes, points: Float[Tensor, "batch points 3"]

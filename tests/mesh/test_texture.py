@@ -12,7 +12,7 @@ from fields import to_mesh
 
 from prd_lightning.cameras import turntable_cameras
 from prd_lightning.errors import AtlasError, ConfigurationError
-from prd_lightning.mesh import Mesh, MeshOptions, clean_mesh, extract_mesh, make_mesh
+from prd_lightning.mesh import Mesh, MeshOptions, baking, clean_mesh, extract_mesh, make_mesh
 from prd_lightning.mesh import atlas as atlas_module
 from prd_lightning.mesh.atlas import Atlas, make_atlas
 from prd_lightning.mesh.baking import bake_texture, dilate, encode_normals, move_to_surface
@@ -68,6 +68,17 @@ def test_texels_are_the_fields_colours_at_their_own_place(bumpy):
     by_vertices = mesh.colors[mesh.faces[large]].mean(axis=1)
     assert len(large) > 500 and difference.mean() < 0.01
     assert difference.mean() < 0.4 * abs(by_vertices - expected).mean()  # a copy of vertex colours could not do that
+
+
+def test_bands_without_a_texel_and_bands_of_any_height_make_the_same_texture(bumpy, monkeypatch):
+    """The atlas in the lower half of the picture: the upper bands are empty."""
+    field, planes, mesh, atlas, _ = bumpy
+    lower = dataclasses.replace(atlas, coordinates=atlas.coordinates * numpy.float32(0.5) + numpy.float32([0.0, 0.5]))
+    whole = bake_texture(field, planes, mesh, lower, 128, normal_map=True)
+    monkeypatch.setattr(baking, "TEXELS_AT_ONCE", 128 * 20)
+    parts = bake_texture(field, planes, mesh, lower, 128, normal_map=True)
+    for first, second in ((whole.color, parts.color), (whole.normal, parts.normal)):
+        assert abs(first.astype(int) - second.astype(int)).max() <= 1 and first.std() > 5
 
 
 def test_points_are_moved_to_the_surface(bumpy):
