@@ -32,8 +32,10 @@ from prd_lightning.tinyworld.grammar import describe, held_out_compositions, hel
 SCHEMA = "prd_lightning.surface_check.1"
 PLANES = {64: 102, 128: 204, 160: 256, 256: 410}
 """Size of the random planes at each resolution."""
+SPREAD = (0, 1, 0, 2, 0, 1, 0, 1, 0, 2, 0, 1, 0, 3, 0, 1, 0, 2, 0, 1)
+"""Which resolution random fields are compared at first, in turn: half of them at the coarsest, one in twenty at the finest."""
 AT_ONCE = 50
-"""Fields that are compared at every resolution before the next ones are."""
+"""Fields that are then compared at every resolution before the next ones are."""
 MESHES = 64
 """Resolution at which the meshes are compared as well."""
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -60,11 +62,15 @@ Job = tuple[str, int, int]
 
 
 def jobs_of(prompts: int, fields: int) -> Iterator[Job]:
-    """The tiny world first, then some random fields at every resolution, then more of them."""
-    for world, count in (("tiny", prompts), ("random", fields)):
-        for first in range(0, count, AT_ONCE):
-            numbers = range(first, min(first + AT_ONCE, count))
-            yield from ((world, number, resolution) for resolution in PLANES for number in numbers)
+    """The tiny world; every random field at one resolution, the fewer the finer; then everything that is left."""
+    yield from (("tiny", number, resolution) for resolution in PLANES for number in range(prompts))
+    resolutions = list(PLANES)
+    first = [resolutions[SPREAD[number // len(KINDS) % len(SPREAD)]] for number in range(fields)]
+    yield from (("random", number, resolution) for number, resolution in enumerate(first))
+    for start in range(0, fields, AT_ONCE):
+        numbers = range(start, min(start + AT_ONCE, fields))
+        pairs = ((number, resolution) for resolution in resolutions for number in numbers)
+        yield from (("random", *pair) for pair in pairs if first[pair[0]] != pair[1])
 
 
 def held_out() -> list[str]:

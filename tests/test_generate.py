@@ -54,6 +54,9 @@ def test_one_prompt_to_one_file(generate, tmp_path, capsys):
     assert (told["faces"], told["vertices"]) == (len(shape.faces), len(shape.vertices))
     assert told["watertight"] is True and told["seconds"] > 0 and len(told["weights_sha256"]) == 64
     assert set(told["versions"]) == {"prd_lightning", "torch", "python"}
+    data = (tmp_path / "out.glb").read_bytes()
+    extras = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])["asset"]["extras"]
+    assert extras == {key: told[key] for key in ("prompt", "seed", "weights_sha256", "versions")}
     sheet = Image.open(tmp_path / "out.png")
     assert sheet.width == 8 * 192 and sheet.height > 2 * 192
 

@@ -23,11 +23,20 @@ def no_memory(monkeypatch):
 JOBS = [("random", number, resolution) for resolution in (12, 16) for number in range(5)]
 
 
-def test_every_field_at_every_resolution_coarse_grids_first(monkeypatch):
-    monkeypatch.setattr(surface_check, "AT_ONCE", 2)
-    jobs = list(surface_check.jobs_of(1, 3))
+def test_every_field_at_every_resolution_and_each_at_one_first(monkeypatch):
+    monkeypatch.setattr(surface_check, "AT_ONCE", 7)
+    monkeypatch.setattr(surface_check, "SPREAD", (0, 1, 0))
+    jobs = list(surface_check.jobs_of(1, 31))
     assert jobs[:2] == [("tiny", 0, 12), ("tiny", 0, 16)]
-    assert [job[1:] for job in jobs[2:]] == [(0, 12), (1, 12), (0, 16), (1, 16), (2, 12), (2, 16)]
+    assert [job[1] for job in jobs[2:33]] == list(range(31))
+    first = [{job[1] % len(surface_fields.KINDS) for job in jobs[2:33] if job[2] == resolution} for resolution in (12, 16)]
+    assert first == [set(range(5)), set(range(5))], "every kind of field at every resolution"
+    assert len(jobs) == len(set(jobs)) == 2 + 2 * 31
+
+
+def test_one_field_in_twenty_is_compared_at_the_finest_resolution_first():
+    assert len(surface_check.SPREAD) == 20
+    assert [surface_check.SPREAD.count(index) for index in range(4)] == [10, 6, 3, 1]
 
 
 def test_a_stopped_check_goes_on_without_doing_anything_twice(tmp_path, monkeypatch):

@@ -25,9 +25,10 @@ def test_bounds_hold_everywhere_in_the_box(network, width):
     radius = width * torch.rand(40, UNITS, dtype=torch.float64)
     coefficients, offsets = linear_bounds(middle - radius, middle + radius, *network)
     # Corners of the boxes, where a linear function is extreme, and points within.
-    z = middle[:, None] + radius[:, None] * torch.cat(
-        [torch.randn(40, 300, UNITS).sign(), 2 * torch.rand(40, 300, UNITS) - 1], dim=1
-    ).double()
+    z = (
+        middle[:, None]
+        + radius[:, None] * torch.cat([torch.randn(40, 300, UNITS).sign(), 2 * torch.rand(40, 300, UNITS) - 1], dim=1).double()
+    )
     lower = (z * coefficients[:, None, 0]).sum(-1) + offsets[:, None, 0]
     upper = -(z * coefficients[:, None, 1]).sum(-1) - offsets[:, None, 1]
     exact = value(network, z)

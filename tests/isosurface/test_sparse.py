@@ -8,6 +8,7 @@ from benchmarks.surface_fields import random_field
 from prd_lightning.errors import EmptyMeshError, NonFiniteError
 from prd_lightning.field import TriplaneField
 from prd_lightning.isosurface import FieldGrid, grid_points
+from prd_lightning.isosurface import sparse as sparse_search
 from prd_lightning.mesh.extraction import extract_surface
 from prd_lightning.pipeline import TextToMeshPipeline
 from prd_lightning.sampling import sample_planes
@@ -109,6 +110,28 @@ def test_rough_fields_are_followed_to_their_end():
     planes = field.prepare(0.15 * torch.randn(1, 6, 16, 64, 64))
     _, dense, sparse = check_same(field, planes, 64)
     assert not sparse.certain and sparse.evaluated < 0.6 * dense.evaluated
+
+
+def test_fields_with_a_surface_everywhere_are_evaluated_everywhere():
+    """White noise that drowns the sphere: every block has both signs, and evaluating all points in order is certain."""
+    field = TriplaneField(16, 32).requires_grad_(False)
+    planes = field.prepare(5.0 * torch.randn(1, 6, 16, 64, 64))
+    _, dense, sparse = check_same(field, planes, 40)
+    assert sparse.certain and sparse.evaluated == dense.evaluated
+
+
+def test_boxes_of_points_are_the_points_one_by_one(monkeypatch):
+    field, planes = random_field(4)
+    grid = FieldGrid(field, planes, 20)
+    x, y, z = (torch.randint(0, 21, (7, length)) for length in (2, 3, 4))
+    numbers = ((x[:, :, None, None] * 21 + y[:, None, :, None]) * 21 + z[:, None, None]).flatten()
+    expected = grid.distances(numbers)
+    for at_once in (1, 50, 10_000):
+        monkeypatch.setattr(sparse_search, "BOX_POINTS_AT_ONCE", at_once)
+        distances, inside = grid._settle_boxes(x, y, z)
+        assert distances.shape == inside.shape == (7, 2, 3, 4)
+        torch.testing.assert_close(distances.flatten(), expected)
+        assert torch.equal(inside, distances < 0)
 
 
 @pytest.mark.parametrize("radius", [-0.1, 2.0])
