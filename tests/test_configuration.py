@@ -35,7 +35,7 @@ def test_the_groups_hold_what_the_documentation_promises(group):
         "teacher": {"stable_diffusion", "mvdream", "richdreamer", "triplaneturbo"},
         "generator": {"tiny", "sd21"},
         "renderer": {"volume", "mesh", "dual"},
-        "strategy": {"auto", "ddp", "fsdp2", "fsdp", "deepspeed_stage_2", "deepspeed_stage_3"},
+        "strategy": {"auto", "ddp", "fsdp", "fsdp2", "deepspeed_stage_2", "deepspeed_stage_3"},
         "data": {"tinyworld", "file", "huggingface"},
         "optimizer": {"adan"},
         "logger": {"csv", "tensorboard", "wandb"},

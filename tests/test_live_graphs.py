@@ -1,7 +1,7 @@
 """What autograd keeps alive while a training step runs: never a teacher's graph and the generator's, nor those of two teachers.
 
-The maps that a teacher looks at are made without a graph where the teacher needs one. Its network runs without one, and only what
-turns maps into its input (a VAE's encoder) has a graph. That one must be gone when the teacher returns; then the generator runs again.
+Where a teacher has a graph, the maps that it looks at are made without one. Its network runs without one too, and only what turns
+maps into its input (a VAE's encoder) has a graph. That one must be gone when the teacher returns; then the generator runs again.
 """
 
 import weakref

@@ -6,8 +6,10 @@ from typing import Any
 
 import hydra
 import lightning
+import torch
 from lightning.pytorch.loggers import CSVLogger
-from omegaconf import DictConfig
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
 
 from prd_lightning.architecture import Architecture
 from prd_lightning.callbacks import (
@@ -73,7 +75,11 @@ def build_data(config: DictConfig) -> PromptDataModule:
 
 
 def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
-    """The trainer of a config; everything it writes goes into ``folder``."""
+    """The trainer of a config; everything it writes goes into ``folder``.
+
+    Raises:
+        ConfigurationError: strategy, devices and precision do not fit together or this machine.
+    """
     preview = config.preview
     prompts = list(preview.prompts)
     callbacks: list[lightning.Callback] = [
@@ -102,17 +108,35 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
     loggers = [CSVLogger(folder, name="", version="")]
     if config.logger.extra is not None:
         loggers.append(instantiate(config.logger.extra))
-    return lightning.Trainer(
-        accumulate_grad_batches=config.module.unroll_steps,
-        callbacks=callbacks,
-        logger=loggers,
-        plugins=[FolderCheckpointIO()],
-        default_root_dir=folder,
-        use_distributed_sampler=False,
-        enable_model_summary=False,
-        **instantiate(config.strategy),
-        **plain(config.trainer),
-    )
+    settings = {**instantiate_strategy(config.strategy), **plain(config.trainer)}
+    try:
+        return lightning.Trainer(
+            accumulate_grad_batches=config.module.unroll_steps,
+            callbacks=callbacks,
+            logger=loggers,
+            plugins=[FolderCheckpointIO()],
+            default_root_dir=folder,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            **settings,
+        )
+    except MisconfigurationException as error:
+        raise ConfigurationError(f"the trainer cannot be made: {error}") from error
+
+
+def instantiate_strategy(settings: DictConfig) -> dict[str, Any]:
+    """The trainer's arguments of a ``strategy`` config.
+
+    Raises:
+        ConfigurationError: it needs a CUDA GPU or a library that is not there.
+    """
+    if settings.accelerator == "cuda" and not torch.cuda.is_available():
+        name = str(OmegaConf.select(settings, "strategy._target_", default="this strategy")).rpartition(".")[2]
+        raise ConfigurationError(
+            f"{name} needs a CUDA GPU, and there is none here; strategy=ddp and strategy=fsdp run on a CPU too "
+            "(strategy.accelerator=cpu)"
+        )
+    return instantiate(settings)
 
 
 def instantiate(settings: DictConfig) -> Any:

@@ -41,6 +41,10 @@ class OutputNotWritableError(PRDError, OSError):
     """The output folder or file cannot be written."""
 
 
+class ProcessGroupError(PRDError, RuntimeError):
+    """Another process of the same training failed, was killed, or does not answer."""
+
+
 class EmptyMeshError(PRDError, ValueError):
     """The field has no surface, so there is no mesh to build."""
 

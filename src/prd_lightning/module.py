@@ -34,7 +34,7 @@ from prd_lightning.memory import checkpoint_gradients
 from prd_lightning.optimization import OptimizerFactory, make_optimizer
 from prd_lightning.rendering import LearnedBackground, RenderedMaps
 from prd_lightning.sampling import sample_planes
-from prd_lightning.strategies import ShardedBaseStrategy, shard_frozen
+from prd_lightning.strategies import ShardedBaseStrategy, check_whole, shard_frozen
 from prd_lightning.teachers import Teacher, TeacherResult, ask_teachers, check_teachers, surrogate_loss
 
 logger = logging.getLogger(__name__)
@@ -253,6 +253,8 @@ class PRDModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict[str, object]:
         """The optimizer over the trainable parameters, with the scheduled learning rate."""
+        if self.color_learning_rate_factor != 1:
+            check_whole(self.trainer.strategy, "module.color_learning_rate_factor")
         optimizer = make_optimizer(
             self.make_optimizer, self.trainable_parameters(), self.generator, self.field, self.color_learning_rate_factor
         )

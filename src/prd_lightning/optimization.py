@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.field import TriplaneField
@@ -70,9 +69,7 @@ def scale_steps(optimizer: torch.optim.Optimizer, rows: Mapping[nn.Parameter, sl
 
 
 def _row_factors(parameter: nn.Parameter, rows: slice, factor: float) -> Tensor:
-    """One factor a row, sharded as the parameter is."""
+    """One factor a row."""
     factors = torch.ones(len(parameter), *[1] * (parameter.dim() - 1), dtype=parameter.dtype, device=parameter.device)
     factors[rows] = factor
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(factors, parameter.device_mesh, parameter.placements, src_data_rank=None)
     return factors

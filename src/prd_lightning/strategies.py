@@ -6,20 +6,25 @@ optimizer step, in one piece. The frozen rest, the generator's base and the teac
 single process.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, ParallelStrategy, Strategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy, ParallelStrategy, Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.optim import Optimizer
 
+from prd_lightning.errors import ConfigurationError, PRDError, ProcessGroupError
+
 DEFAULT_TIMEOUT = timedelta(minutes=30)
+GROUP_FAILURES = ("gloo", "nccl", "tcpstore", "connection closed by peer", "connection reset by peer", "timed out", "timeout")
+"""What PyTorch's messages say when another process is gone or does not answer."""
 
 
 class ShardedBaseStrategy(ModelParallelStrategy):
@@ -95,9 +100,39 @@ def shard_frozen(module: nn.Module, networks: Iterable[nn.Module], mesh: DeviceM
 
 def shards_networks(strategy: Strategy) -> bool:
     """Whether a network computes only if all processes call it."""
-    return isinstance(strategy, (ShardedBaseStrategy, FSDPStrategy)) or (
-        isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3
-    )
+    return isinstance(strategy, ShardedBaseStrategy) or (isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3)
+
+
+def check_whole(strategy: Strategy, setting: str) -> None:
+    """Refuses a setting that needs whole trained weights in every process, and an optimizer that sees them.
+
+    Raises:
+        ConfigurationError: the strategy has the optimizer work on shards or copies of them.
+    """
+    if isinstance(strategy, DeepSpeedStrategy):
+        raise ConfigurationError(
+            f"{setting} does not work with DeepSpeed, whose optimizer sees flat copies of the weights; "
+            "take strategy=ddp, or strategy=fsdp, which shards what is frozen"
+        )
+
+
+@contextmanager
+def group_failures_named(world_size: int) -> Iterator[None]:
+    """Says in plain words that another one of ``world_size`` processes is the cause.
+
+    Raises:
+        ProcessGroupError: PyTorch found another process gone, or waited for it in vain.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        is_named = isinstance(error, torch.distributed.DistError) or any(mark in str(error).lower() for mark in GROUP_FAILURES)
+        if world_size == 1 or isinstance(error, PRDError) or not is_named:
+            raise
+        raise ProcessGroupError(
+            "another process of this training failed, was killed, or did not answer within strategy.strategy.timeout; "
+            f"its own output has the cause (here: {str(error).splitlines()[0]})"
+        ) from error
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

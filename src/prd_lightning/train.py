@@ -38,7 +38,7 @@ from prd_lightning.run_folder import (
     lock_run_folder,
     make_room,
 )
-from prd_lightning.strategies import shards_networks
+from prd_lightning.strategies import group_failures_named, shards_networks
 from prd_lightning.sweeps.callback import SummaryCallback
 from prd_lightning.sweeps.job import run_job
 from prd_lightning.sweeps.record import read_record, record_failure, recorded
@@ -105,7 +105,8 @@ def _fit(
     folder: Path,
     checkpoint: Path | None,
 ) -> dict[str, float]:
-    trainer.fit(module, data, ckpt_path=checkpoint)
+    with group_failures_named(trainer.world_size):
+        trainer.fit(module, data, ckpt_path=checkpoint)
     if trainer.interrupted:
         raise KeyboardInterrupt
     scores = {}

@@ -19,6 +19,7 @@ from torch import Tensor
 from prd_lightning.errors import CheckpointFormatError, ConfigurationError
 from prd_lightning.generator import copy_state
 from prd_lightning.module import PRDModule
+from prd_lightning.strategies import check_whole
 
 AVERAGED_STATE, UPDATES = "averaged_state_dict", "averaged_updates"
 """Entries of a checkpoint: the average by tensor name, and how many optimizer steps are in it."""
@@ -52,6 +53,10 @@ class WeightAveraging(lightning.Callback):
     def decay_at(self, updates: int) -> float:
         """The decay of the update that ``updates`` others went before."""
         return min(self.decay, (1 + updates) / (self.warmup + updates))
+
+    def setup(self, trainer: lightning.Trainer, pl_module: PRDModule, stage: str) -> None:
+        """Raises ConfigurationError where a process does not hold all that is trained."""
+        check_whole(trainer.strategy, "ema.decay")
 
     @torch.no_grad()
     def on_train_start(self, trainer: lightning.Trainer, pl_module: PRDModule) -> None:
