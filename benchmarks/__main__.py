@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,11 +72,13 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     found = {"schema": SCHEMA, "environment": environment(settings), "benchmarks": {}}
     console.print(", ".join(f"{key} {value}" for key, value in found["environment"].items()), style="dim", soft_wrap=True)
     for name in arguments.only:
+        begun = time.perf_counter()
         result = REGISTRY[name](settings)
+        taken = time.perf_counter() - begun
         sizes = ", ".join(f"{key} {value}" for key, value in result.sizes.items())
-        console.print(f"\n[bold]{name}[/bold]: {result.title} [dim]({sizes})[/dim]", soft_wrap=True)
+        console.print(f"\n[bold]{name}[/bold]: {result.title} [dim]({sizes}; took {taken:.0f} s)[/dim]", soft_wrap=True)
         console.print(table_of(result))
-        found["benchmarks"][name] = result.to_dict()
+        found["benchmarks"][name] = {**result.to_dict(), "total_seconds": round(taken, 1)}
     if arguments.output:
         with atomic_write(arguments.output, arguments.overwrite) as temporary:
             temporary.write_text(json.dumps(found, indent=2) + "\n")

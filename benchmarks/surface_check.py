@@ -39,6 +39,9 @@ AT_ONCE = 50
 MESHES = 64
 """Resolution at which the meshes are compared as well."""
 REPOSITORY = Path(__file__).resolve().parents[1]
+MESH_EVERY = 10
+"""Of the random fields, so many share one whose meshes are compared; all of the tiny world's are."""
+MEMORY_OF, MEMORY_CASES = "memory", [(kind, search) for kind in (KINDS[0], KINDS[-1]) for search in ("sparse", "dense")]
 SOURCES = ("src/prd_lightning/field.py", "src/prd_lightning/isosurface/*.py", "benchmarks/surface_fields.py")
 """What the outcome depends on."""
 MEMORY = """
@@ -58,15 +61,17 @@ print((kib("VmHWM") - before) / 1024)
 """
 
 Job = tuple[str, int, int]
-"""World (tiny or random), number of the field, resolution."""
+"""World (tiny, random or memory), number of the field or of the case, resolution."""
 
 
 def jobs_of(prompts: int, fields: int) -> Iterator[Job]:
-    """The tiny world; every random field at one resolution, the fewer the finer; then everything that is left."""
-    yield from (("tiny", number, resolution) for resolution in PLANES for number in range(prompts))
-    resolutions = list(PLANES)
+    """The tiny world and every random field at one resolution, the fewer the finer; the memory; then all that is left."""
+    *coarser, finest = resolutions = list(PLANES)
+    yield from (("tiny", number, resolution) for resolution in coarser for number in range(prompts))
     first = [resolutions[SPREAD[number // len(KINDS) % len(SPREAD)]] for number in range(fields)]
     yield from (("random", number, resolution) for number, resolution in enumerate(first))
+    yield from (("tiny", number, finest) for number in range(prompts))
+    yield from ((MEMORY_OF, number, finest) for number in range(len(MEMORY_CASES)))
     for start in range(0, fields, AT_ONCE):
         numbers = range(start, min(start + AT_ONCE, fields))
         pairs = ((number, resolution) for resolution in resolutions for number in numbers)
@@ -139,12 +144,15 @@ def run_jobs(jobs: Sequence[Job], partial: Path | None, seconds: float) -> dict[
     for world, number, resolution in left:
         if time.monotonic() - begun > seconds:
             break
-        if world == "tiny":
+        if world == MEMORY_OF:
+            outcome = {"megabytes": peak_megabytes(*MEMORY_CASES[number], resolution)}
+        elif world == "tiny":
             tiny = tiny or TinyFields(held_out())
-            field, planes = tiny(number)
+            outcome = compare(*tiny(number), resolution, resolution == MESHES)
         else:
             field, planes = random_field(number, size=PLANES[resolution])
-        outcomes[world, number, resolution] = outcome = compare(field, planes, resolution, resolution == MESHES)
+            outcome = compare(field, planes, resolution, resolution == MESHES and number % MESH_EVERY == 0)
+        outcomes[world, number, resolution] = outcome
         if partial:
             with partial.open("a") as stream:
                 stream.write(json.dumps({"job": [world, number, resolution], **outcome}) + "\n")
@@ -171,7 +179,7 @@ def tally(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def summarize(outcomes: dict[Job, dict[str, Any]]) -> dict[str, Any]:
-    """Tallies by world and resolution, and of the random fields by kind."""
+    """Tallies by world and resolution, and of the random fields by kind; the memory."""
     chosen = {
         world: {
             str(resolution): [outcome for job, outcome in outcomes.items() if job[::2] == (world, resolution)]
@@ -183,11 +191,17 @@ def summarize(outcomes: dict[Job, dict[str, Any]]) -> dict[str, Any]:
         kind: [outcome for job, outcome in outcomes.items() if job[0] == "random" and job[1] % len(KINDS) == index]
         for index, kind in enumerate(KINDS)
     }
-    return {name: {key: tally(found) for key, found in group.items() if found} for name, group in chosen.items()}
+    tallies = {name: {key: tally(found) for key, found in group.items() if found} for name, group in chosen.items()}
+    memory = {", ".join(MEMORY_CASES[job[1]]): outcome["megabytes"] for job, outcome in outcomes.items() if job[0] == MEMORY_OF}
+    return tallies | {f"peak_megabytes_at_{max(PLANES)}": memory}
 
 
-def peak_megabytes(kind: str, search: str, resolution: int = 256) -> float:
-    """Memory that one surface takes beside the planes (32 channels, 256 x 256), measured in a process of its own."""
+def peak_megabytes(kind: str, search: str, resolution: int) -> float | None:
+    """Memory that one surface takes beside the planes (32 channels, 256 x 256), measured in a process of its own; None where the
+    system does not tell.
+    """
+    if not Path("/proc/self/clear_refs").is_file():
+        return None
     command = [sys.executable, "-c", MEMORY, str(KINDS.index(kind)), search, str(resolution)]
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     return round(float(finished.stdout), 1)
@@ -217,9 +231,6 @@ def check(given: argparse.Namespace) -> bool:
     outcomes = run_jobs(jobs, partial, given.minutes * 60)
     found = {"schema": SCHEMA, "environment": environment(Settings(torch.device("cpu")))}
     found |= {"complete": len(outcomes) == len(jobs), "planes": PLANES, **summarize(outcomes)}
-    if Path("/proc/self/clear_refs").is_file():
-        pairs = [(kind, search) for kind in (KINDS[0], KINDS[-1]) for search in ("sparse", "dense")]
-        found["peak_megabytes_at_256"] = {f"{kind}, {search}": peak_megabytes(kind, search) for kind, search in pairs}
     text = json.dumps(found, indent=2)
     print(text)
     if given.output:

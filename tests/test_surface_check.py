@@ -17,7 +17,7 @@ def small_grids(monkeypatch):
 
 @pytest.fixture
 def no_memory(monkeypatch):
-    monkeypatch.setattr(surface_check, "peak_megabytes", lambda kind, search: 1.0)
+    monkeypatch.setattr(surface_check, "peak_megabytes", lambda *_: 1.0)
 
 
 JOBS = [("random", number, resolution) for resolution in (12, 16) for number in range(5)]
@@ -27,11 +27,12 @@ def test_every_field_at_every_resolution_and_each_at_one_first(monkeypatch):
     monkeypatch.setattr(surface_check, "AT_ONCE", 7)
     monkeypatch.setattr(surface_check, "SPREAD", (0, 1, 0))
     jobs = list(surface_check.jobs_of(1, 31))
-    assert jobs[:2] == [("tiny", 0, 12), ("tiny", 0, 16)]
-    assert [job[1] for job in jobs[2:33]] == list(range(31))
-    first = [{job[1] % len(surface_fields.KINDS) for job in jobs[2:33] if job[2] == resolution} for resolution in (12, 16)]
+    assert jobs[0] == ("tiny", 0, 12) and jobs[32] == ("tiny", 0, 16)
+    assert [job[:2] for job in jobs[1:32]] == [("random", number) for number in range(31)]
+    first = [{job[1] % len(surface_fields.KINDS) for job in jobs[1:32] if job[2] == resolution} for resolution in (12, 16)]
     assert first == [set(range(5)), set(range(5))], "every kind of field at every resolution"
-    assert len(jobs) == len(set(jobs)) == 2 + 2 * 31
+    assert [job[0] for job in jobs[33:37]] == ["memory"] * 4
+    assert len(jobs) == len(set(jobs)) == 2 + 4 + 2 * 31
 
 
 def test_one_field_in_twenty_is_compared_at_the_finest_resolution_first():
@@ -91,7 +92,7 @@ def test_a_missed_piece_is_counted_and_measured(monkeypatch):
     tally = summary["random"]["12"]
     assert tally["fields"] == tally["differing_fields"] == tally["differing_though_certain"] == 5
     assert tally["differing_points"] == 20 and tally["largest_piece"] == 3
-    assert tally["meshes"] == tally["with_a_surface"] > 0 and tally["same_faces"] == 0
+    assert tally["meshes"] == 1 and tally["same_faces"] == 0  # one in ten
     assert [kind["fields"] for kind in summary["random_by_kind"].values()] == [1] * 5
 
 
@@ -104,6 +105,9 @@ def test_the_command_writes_its_findings_and_goes_on(tmp_path, capsys, no_memory
     found = json.loads(path.read_text())
     assert found == json.loads(capsys.readouterr().out.split("\n}\n", 1)[1])
     assert found["complete"] and not path.with_name("check.json.partial").exists()
+    assert found["peak_megabytes_at_16"] == {
+        f"{kind}, {search}": 1.0 for kind in ("4 texels", "white noise") for search in ("sparse", "dense")
+    }
     assert found["tiny"]["16"]["fields"] == 1 and found["random"]["12"]["fields"] == 6
     assert found["random"]["12"]["same_faces"] == found["random"]["12"]["meshes"] > 0
 
