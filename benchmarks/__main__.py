@@ -19,7 +19,7 @@ from prd_lightning.files import atomic_write, check_output
 from prd_lightning.pipeline import resolve_device
 
 EXAMPLES = """examples:
-  python -m benchmarks                                    (all, a few minutes at most)
+  python -m benchmarks                                    (all, about six minutes)
   python -m benchmarks --only normals rasterizer
   python -m benchmarks --threads 1 --output results.json
 """

@@ -92,7 +92,7 @@ def test_a_missed_piece_is_counted_and_measured(monkeypatch):
     tally = summary["random"]["12"]
     assert tally["fields"] == tally["differing_fields"] == tally["differing_though_certain"] == 5
     assert tally["differing_points"] == 20 and tally["largest_piece"] == 3
-    assert tally["meshes"] == 1 and tally["same_faces"] == 0  # one in ten
+    assert tally["meshes"] == 1 and tally["same_faces"] == 0  # the first of eleven
     assert [kind["fields"] for kind in summary["random_by_kind"].values()] == [1] * 5
 
 
