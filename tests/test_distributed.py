@@ -1,130 +1,119 @@
-"""Two processes: one gradient synchronisation per optimizer step, of what is trained alone; equal weights, different prompts.
-
-The test starts this file twice as a script, as a launcher would.
-"""
+"""Two processes (gloo) see what one sees: the same losses and checkpoints, whatever the strategy; and what they send for it."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from distributed_training import UNROLL_STEPS, Run, reports
+from safetensors import safe_open
+from safetensors.torch import load_file
 
-UNROLL_STEPS, OPTIMIZER_STEPS = 3, 2
+from prd_lightning.callbacks import FolderCheckpointIO
+from prd_lightning.callbacks.checkpoint_folder import TRAINER_FILE
+from prd_lightning.checkpoints import GENERATOR_FILE
+
+STEPS = 20
+ROUNDING = 1e-9
+"""Losses and weights are about one, computed in 64 bits."""
 
 
-def train(folder: Path) -> None:
-    """One rank's training; writes what it saw to ``folder``."""
-    import lightning
-    import torch
-    from lightning.pytorch.strategies import DDPStrategy
-    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+def check_losses(alone: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
+    """The mean of the ranks' losses is the loss of one process, in every micro-batch."""
+    expected = torch.tensor(alone["losses"], dtype=torch.float64)
+    mean = torch.tensor([rank["losses"] for rank in ranks], dtype=torch.float64).mean(dim=0)
+    assert len(expected) == UNROLL_STEPS * STEPS and expected.std() > 1e-2 * expected.mean(), "there must be something to see"
+    torch.testing.assert_close(mean, expected, rtol=ROUNDING, atol=ROUNDING)
+    assert ranks[0]["losses"] != ranks[1]["losses"]
 
-    from prd_lightning.architecture import Architecture
-    from prd_lightning.cameras import CameraSettings
-    from prd_lightning.data import ListPrompts, PromptDataModule
-    from prd_lightning.module import PRDModule
-    from prd_lightning.rendering import VolumeRenderer
-    from prd_lightning.tinyworld.oracle import OracleTeacher
 
-    synchronized: list[int] = []
-    reduced: list[int] = []
-    broadcast: list[int] = []
-    prompts: list[str] = []
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+def check_prompts(ranks: list[dict[str, Any]]) -> None:
+    """Every rank has its own prompts, each through a whole cycle."""
+    own = [["a red cube", "a blue cone"], ["a green torus", "a pink dome"]]
+    for rank, prompts in zip(ranks, own):
+        expected = [prompts[step % 2] for step in range(STEPS) for _ in range(UNROLL_STEPS)]
+        assert rank["prompts"] == expected
 
-    class Recorder(lightning.Callback):
-        def on_train_start(self, trainer: Any, module: Any) -> None:
-            trainer.strategy.model.register_comm_hook(None, counting_hook)  # Lightning registers hooks on CUDA only
 
-        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, index: int) -> None:
-            prompts.extend(batch.prompts)
-
-    def counting_hook(state: Any, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
-        reduced.append(bucket.buffer().numel() * bucket.buffer().element_size())
-        if bucket.is_last():
-            synchronized.append(len(prompts))
-        return allreduce_hook(state, bucket)
-
-    send = torch.distributed._broadcast_coalesced
-
-    def counting_broadcast(group: Any, tensors: list[torch.Tensor], *given: Any) -> None:
-        broadcast.append(sum(value.numel() * value.element_size() for value in tensors))
-        send(group, tensors, *given)
-
-    torch.distributed._broadcast_coalesced = counting_broadcast
-    module = PRDModule(
-        Architecture("tinyworld:stable_diffusion", plane_channels=8, rank=2, latent_size=8, hidden=16),
-        {"volume": VolumeRenderer(8, None, proposal_samples=8, fine_samples=6, bounding_radius=1.0, color_samples=3)},
-        {"oracle": OracleTeacher(renderers=("volume",))},
-        partial(torch.optim.SGD, lr=0.1),
-        unroll_steps=UNROLL_STEPS,
-    )
-    strategy = DDPStrategy(process_group_backend="gloo", find_unused_parameters=True)
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy=strategy,
-        max_steps=OPTIMIZER_STEPS,
-        accumulate_grad_batches=UNROLL_STEPS,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[Recorder()],
-    )
-    source = ListPrompts(["a red cube", "a green torus", "a blue cone", "a pink dome"])
-    trainer.fit(module, PromptDataModule(source, 1, UNROLL_STEPS, CameraSettings(views_per_prompt=2)))
-    total = sum(float(value.double().sum()) for value in module.trainable_state_dict().values())
-    report = {"synchronized": synchronized, "prompts": prompts, "total": total, "steps": trainer.global_step}
-    report |= {"reduced": sum(reduced), "broadcast": sum(broadcast)}
-    report["trained"] = sum(value.numel() * value.element_size() for value in module.trainable_parameters())
-    (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(report))
+def check_reductions(rank: dict[str, Any]) -> None:
+    """Trained values alone are sent at the start, and reduced once in each optimizer step; no gradient is scattered."""
+    trained = rank["sizes"]["trained"]
+    assert sum(rank["at_start"]["broadcast"]) == trained, "the frozen networks are loaded by each process, not sent"
+    assert len(rank["collectives"]) == STEPS
+    for step in rank["collectives"]:
+        # A byte a parameter, which has a gradient anywhere, goes before under fsdp; DDP asks in C++.
+        assert [size for size in step["reduced"] if size > 10_000] == [trained] and step["scattered"] == []
+        assert sum(step["reduced"]) < 1.01 * trained
+        assert sum(step["broadcast"]) < 100, "Lightning asks in every micro-batch whether a signal has come"
 
 
 @pytest.mark.slow
-def test_one_synchronisation_per_optimizer_step(tmp_path: Path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path)],
-            env={
-                **os.environ,
-                **shared,
-                "LOCAL_RANK": str(rank),
-                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for rank in ranks:
-            output, _ = rank.communicate(timeout=240)
-            assert rank.returncode == 0, output
-    finally:
-        for rank in ranks:
-            rank.kill()
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
-    expected = [UNROLL_STEPS * (step + 1) for step in range(OPTIMIZER_STEPS)]
-    assert first["synchronized"] == second["synchronized"] == expected, "on the last micro-batch of a cycle, and never before"
-    assert first["steps"] == second["steps"] == OPTIMIZER_STEPS
-    assert first["total"] == second["total"]
-    assert first["reduced"] == second["reduced"] == OPTIMIZER_STEPS * first["trained"], "bytes of the trained values, once a step"
-    assert first["broadcast"] == first["trained"], "the frozen base and text encoder are loaded by each process, not sent"
-    assert first["prompts"] == ["a red cube"] * UNROLL_STEPS + ["a blue cone"] * UNROLL_STEPS
-    assert second["prompts"] == ["a green torus"] * UNROLL_STEPS + ["a pink dome"] * UNROLL_STEPS
+def test_two_processes_have_the_losses_of_one_and_send_what_they_must(tmp_path: Path):
+    (alone,) = reports(Run("alone", steps=STEPS), tmp_path)
+    replicas = reports(Run("ddp", "ddp", 2, steps=STEPS), tmp_path)
+    shards = reports(Run("fsdp", "fsdp", 2, steps=STEPS, previews=True), tmp_path)
+    for ranks in (replicas, shards):
+        check_losses(alone, ranks)
+        check_prompts(ranks)
+        check_reductions(ranks[0])
+    check_replicas(replicas[0])
+    check_shards(shards)
+    sheets = [path.name for path in sorted((tmp_path / "fsdp").rglob("*.png"))]
+    assert sheets == ["step_000000.png", f"step_{STEPS:06d}.png"], "all processes together draw them, the first one writes"
 
 
-if __name__ == "__main__":
-    train(Path(sys.argv[1]))
+def check_replicas(rank: dict[str, Any]) -> None:
+    trained = rank["sizes"]["trained"]
+    assert rank["reductions"] == [UNROLL_STEPS * (step + 1) for step in range(STEPS)], "after the last micro-batch alone"
+    assert all(not step["gathered"] for step in rank["collectives"])
+    # A ring of two sends all of it once; besides, DDP agrees on the parameters that were used, and messages have headers.
+    assert all(trained <= sent < 1.01 * trained for sent in rank["on_wire"])
+
+
+def check_shards(ranks: list[dict[str, Any]]) -> None:
+    """A process holds half of what is frozen; the networks' blocks are gathered whenever they compute, and nothing else."""
+    sizes = ranks[0]["sizes"]
+    for rank in ranks:
+        assert rank["sizes"]["held"] < 0.6 * sizes["all"]
+    # The generator computes forward and backward (its outermost layers stay between the two), the teacher forward.
+    most = UNROLL_STEPS * (2 * sizes["generator"] + sizes["teacher"])
+    least = UNROLL_STEPS * (1.8 * sizes["generator"] + sizes["teacher"])
+    for step, sent in zip(ranks[0]["collectives"], ranks[0]["on_wire"], strict=True):
+        gathered = sum(step["gathered"])
+        assert least < gathered < 1.01 * most
+        assert sent == pytest.approx(gathered / 2 + sizes["trained"], rel=0.01), "each process sends its half"
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_in_another_world(tmp_path: Path):
+    """One process, two replicas, two shards and one process again, three steps each: as one process that was left alone."""
+    (alone,) = reports(Run("alone", steps=12, saved_at=(3, 6, 9)), tmp_path)
+    found = [loss for loss in alone["losses"][: 3 * UNROLL_STEPS]]
+    worlds = {"ddp": ("ddp", 2, "alone_3"), "fsdp": ("fsdp", 2, "ddp"), "again": ("auto", 1, "fsdp")}
+    for number, (name, (strategy, world_size, checkpoint)) in enumerate(worlds.items(), start=2):
+        ranks = reports(Run(name, strategy, world_size, steps=3 * number, checkpoint=checkpoint), tmp_path)
+        found += torch.tensor([rank["losses"] for rank in ranks], dtype=torch.float64).mean(dim=0).tolist()
+    torch.testing.assert_close(found, alone["losses"], rtol=ROUNDING, atol=ROUNDING)
+    for expected, actual in (("alone_6", "ddp"), ("alone_9", "fsdp"), ("alone", "again")):
+        check_same_checkpoint(tmp_path / expected, tmp_path / actual)
+
+
+def check_same_checkpoint(expected: Path, actual: Path) -> None:
+    """The same files; the same names, shapes and header in the adapter file; the same state to go on with."""
+    assert sorted(path.name for path in actual.iterdir()) == [GENERATOR_FILE, TRAINER_FILE]
+    first, second = (load_file(path / GENERATOR_FILE) for path in (expected, actual))
+    assert {name: value.shape for name, value in first.items()} == {name: value.shape for name, value in second.items()}
+    headers = [header(path / GENERATOR_FILE) for path in (expected, actual)]
+    assert headers[0] == headers[1]
+    sizes = [(path / GENERATOR_FILE).stat().st_size for path in (expected, actual)]
+    assert sizes[0] == sizes[1] < 2e6
+    states = [FolderCheckpointIO().load_checkpoint(path) for path in (expected, actual)]
+    for name in ("state_dict", "averaged_state_dict", "optimizer_states"):
+        torch.testing.assert_close(states[1][name], states[0][name], rtol=1e-6, atol=ROUNDING)
+
+
+def header(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    return metadata | {"architecture": json.loads(metadata["architecture"])}

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 TCP_BYTES_SENT = 200
-"""Offset of ``tcpi_bytes_sent`` in the kernel's ``tcp_info`` (linux/tcp.h, Linux 4.19 and later)."""
+"""Offset of ``tcpi_bytes_sent``, which ``tcpi_bytes_retrans`` follows, in ``tcp_info`` (linux/tcp.h, Linux 4.19 and later)."""
 
 
 def bytes_on_wire() -> int:
-    """What this process has sent through the sockets that it has open, as the kernel counts it."""
+    """What this process has sent through the sockets that it has open, as the kernel counts it, repeats left out."""
     total = 0
     for entry in os.listdir("/proc/self/fd"):
         try:
@@ -20,7 +20,8 @@ def bytes_on_wire() -> int:
                 continue
             with socket.socket(fileno=os.dup(int(entry))) as opened:
                 state = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-            total += struct.unpack_from("Q", state, TCP_BYTES_SENT)[0]
+            sent, again = struct.unpack_from("QQ", state, TCP_BYTES_SENT)
+            total += sent - again
         except OSError:  # closed meanwhile, or no TCP
             continue
     return total

@@ -138,9 +138,12 @@ def group_failures_named(world_size: int) -> Iterator[None]:
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replaces the gradients of all processes by their mean, in one reduction.
 
-    A parameter that has no gradient here has one elsewhere or nowhere: it counts as zero.
+    A gradient that some process has counts as zero where there is none. One that no process has stays away: optimizers leave such a
+    parameter alone, while a zero gradient would still move it by decay and momentum.
     """
     parameters = list(parameters)
+    found = torch.tensor([value.grad is not None for value in parameters], dtype=torch.uint8, device=parameters[0].device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
     gradients = [value.grad if value.grad is not None else torch.zeros_like(value) for value in parameters]
     for kind in dict.fromkeys(gradient.dtype for gradient in gradients):
         chosen = [index for index, gradient in enumerate(gradients) if gradient.dtype == kind]
@@ -148,7 +151,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         torch.distributed.all_reduce(flat)
         flat /= torch.distributed.get_world_size()
         for index, part in zip(chosen, flat.split([gradients[index].numel() for index in chosen])):
-            parameters[index].grad = part.view_as(parameters[index]).clone()
+            if found[index]:
+                parameters[index].grad = part.view_as(parameters[index]).clone()
 
 
 def _blocks(network: nn.Module) -> list[nn.Module]:
