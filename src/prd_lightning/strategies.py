@@ -138,8 +138,8 @@ def group_failures_named(world_size: int) -> Iterator[None]:
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replaces the gradients of all processes by their mean, in one reduction.
 
-    A gradient that some process has counts as zero where there is none. One that no process has stays away: optimizers leave such a
-    parameter alone, while a zero gradient would still move it by decay and momentum.
+    A gradient that some process has counts as zero where there is none. One that no process has stays away: optimizers leave
+    such a parameter alone, while a zero gradient would still move it by decay and momentum.
     """
     parameters = list(parameters)
     found = torch.tensor([value.grad is not None for value in parameters], dtype=torch.uint8, device=parameters[0].device)
