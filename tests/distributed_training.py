@@ -124,7 +124,7 @@ def train(run: Run, folder: Path) -> None:
     recorder = make_recorder(run, folder)
     callbacks = [WeightAveraging(0.9)]
     if run.previews:
-        callbacks.append(PreviewCallback(PROMPTS[:1], folder / run.name, MeshRenderer(8, 8), every_n_steps=0, views=1))
+        callbacks.append(PreviewCallback(PROMPTS[:1], folder / f"{run.name}_run", MeshRenderer(8, 8), every_n_steps=0, views=1))
     trainer = build_trainer(run, [*callbacks, recorder])
     data = PromptDataModule(
         ListPrompts(list(PROMPTS)), PROMPTS_A_STEP // run.world_size, UNROLL_STEPS, CameraSettings(views_per_prompt=VIEWS)

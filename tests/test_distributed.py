@@ -59,7 +59,7 @@ def test_two_processes_have_the_losses_of_one_and_send_what_they_must(tmp_path: 
         check_reductions(ranks[0])
     check_replicas(replicas[0])
     check_shards(shards)
-    sheets = [path.name for path in sorted((tmp_path / "fsdp").rglob("*.png"))]
+    sheets = [path.name for path in sorted((tmp_path / "fsdp_run").rglob("*.png"))]
     assert sheets == ["step_000000.png", f"step_{STEPS:06d}.png"], "all processes together draw them, the first one writes"
 
 
