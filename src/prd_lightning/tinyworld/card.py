@@ -5,6 +5,7 @@ cameras of other groups. A teacher that ignores its prompt or its cameras would 
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from prd_lightning.teachers.multiview import (
     mvdream_camera_condition,
     richdreamer_camera_condition,
 )
-from prd_lightning.tinyworld.dataset import RenderedGroups
-from prd_lightning.tinyworld.evaluation import Matcher
+from prd_lightning.tinyworld.dataset import PICTURE_SIZE, RenderedGroups
+from prd_lightning.tinyworld.evaluation import Matcher, matcher_cameras
 from prd_lightning.tinyworld.grammar import describe, held_out_pair_prompts
+from prd_lightning.tinyworld.renders import render_scene
+from prd_lightning.tinyworld.shapes import Scene
 from prd_lightning.tinyworld.training import VIEWS, encode_pictures, tokenize
 
 TIMESTEPS = (100, 300, 500, 700, 900)
@@ -122,14 +125,13 @@ def text_signal(root: Path, latent_size: int, noises: int = 4) -> float:
 
 
 @torch.no_grad()
-def matcher_retrieval(groups: RenderedGroups) -> float:
-    """R@1 of the right prompt among all distinct prompts of ``groups``, for true renders: the ceiling of the measure."""
-    matcher, distinct = Matcher(), list(dict.fromkeys(describe(scene) for scene in groups.scenes))
-    text = matcher.embed_prompts(distinct)
-    hits = [
-        distinct[int((text @ matcher.embed_views(rgb.float() / 255)).argmax())] == describe(scene)
-        for scene, rgb in zip(groups.scenes, groups.rgb)
-    ]
+def matcher_retrieval(scenes: Sequence[Scene]) -> float:
+    """R@1 of the right prompt among those of all ``scenes``, for true renders: the measure's ceiling."""
+    matcher, cameras = Matcher(), matcher_cameras()
+    distinct = {describe(scene): scene for scene in scenes}
+    text = matcher.embed_prompts(list(distinct))
+    pictures = (render_scene(scene, cameras, PICTURE_SIZE).rgb for scene in distinct.values())
+    hits = [int((text @ matcher.embed_views(rgb)).argmax()) == index for index, rgb in enumerate(pictures)]
     return sum(hits) / len(hits)
 
 
@@ -152,7 +154,7 @@ def write_card(root: Path, groups: RenderedGroups, training: dict) -> dict:
             "scenes": len(groups.scenes),
             "denoising": {name: asdict(denoising_losses(name, groups, root)) for name in names},
             "generator_text_signal": {str(size): text_signal(root, size) for size in (4, 8, 16)},
-            "clip_retrieval_at_1": matcher_retrieval(groups),
+            "clip_retrieval_at_1": matcher_retrieval(groups.scenes),
             "vae_absolute_error": reconstruction_error(groups, root),
         },
         "licence": "Apache-2.0; trained from scratch on procedural renders of this package",

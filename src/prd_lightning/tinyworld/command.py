@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from prd_lightning.errors import ConfigurationError
@@ -10,10 +10,11 @@ from prd_lightning.errors import ConfigurationError
 logger = logging.getLogger(__name__)
 
 TEACHERS = ("stable_diffusion", "mvdream", "richdreamer_nd")
-STAGES = ("clip", "vae", *TEACHERS, "stable_diffusion_refined", "richdreamer_nd_refined")
+STAGES = ("clip", "vae", *TEACHERS, *(f"{name}_refined" for name in TEACHERS))
 EXAMPLES = """examples:
   prd tinyworld                                    (everything, into tinyworld_weights/; about two hours on two cores)
   prd tinyworld --stages mvdream card samples      (one model, then the card and the sample sheets)
+  prd tinyworld --stages mvdream_refined --steps 300 --output mine --cache fresh     (300 more steps of a model in mine/)
   prd tinyworld --output src/prd_lightning/tinyworld/weights --samples docs/teachers    (what the package ships)
 
 An interrupted training continues where it stopped; delete --cache to start afresh.
@@ -30,6 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("tinyworld_weights"), help="folder of the models")
     parser.add_argument("--cache", type=Path, default=Path("tinyworld_cache"), help="folder of renders and training states")
     parser.add_argument("--samples", type=Path, default=Path("tinyworld_samples"), help="folder of the sample sheets")
+    parser.add_argument("--steps", type=int, help="of each of the chosen stages, instead of the plan's")
     parser.add_argument("--device", default="cpu", help="where to train (cpu, cuda)")
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's")
     parser.add_argument("--seed", type=int, default=0, help="of data and training (default 0)")
@@ -39,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the stages in their order."""
     if arguments.seed < 0:
         raise ConfigurationError(f"--seed must not be negative, got {arguments.seed}")
+    if arguments.steps is not None and arguments.steps < 1:
+        raise ConfigurationError(f"--steps must be at least 1, got {arguments.steps}")
     import torch
 
     from prd_lightning.tinyworld import card, dataset, samples
@@ -47,6 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     plan = TinyWorldPlan(seed=arguments.seed)
+    if arguments.steps is not None:
+        chosen = [stage for stage in STAGES if stage in arguments.stages]
+        plan = replace(plan, **{stage: replace(getattr(plan, stage), steps=arguments.steps) for stage in chosen})
     trainer = TinyWorldTrainer(arguments.output, arguments.cache, plan, torch.device(arguments.device))
     for stage in STAGES:
         if stage in arguments.stages:

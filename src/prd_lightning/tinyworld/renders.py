@@ -15,8 +15,9 @@ from prd_lightning.cameras import Cameras
 from prd_lightning.tinyworld.shapes import Scene, scene_color, scene_distance, scene_normal
 
 BOUNDING_RADIUS = 0.95
-TRACE_STEPS = 40
-HIT_TOLERANCE = 4e-3
+TRACE_STEPS = 200
+HIT_TOLERANCE = 1e-4
+"""A ray that comes this near counts as a hit: objects look larger by as much, so it must be far below a pixel's size."""
 
 
 @dataclass(frozen=True)

@@ -46,15 +46,16 @@ BatchMaker = Callable[[Tensor, random.Random], DenoiserBatch]
 class TinyWorldPlan:
     """Sizes of the data and lengths of the trainings; the defaults made the shipped weights."""
 
-    rings_per_pair: int = 12
-    compositions: int = 2600
+    rings_per_pair: int = 20
+    compositions: int = 3000
     clip: Stage = Stage(1500, 128, 1e-3)
     vae: Stage = Stage(1500, 12, 2e-3)
     stable_diffusion: Stage = Stage(2800, 64, 1.2e-3)
     mvdream: Stage = Stage(1800, 24, 1e-3)
     richdreamer_nd: Stage = Stage(2200, 14, 1.2e-3)
     stable_diffusion_refined: Stage = Stage(1300, 64, 8e-4)
-    richdreamer_nd_refined: Stage = Stage(800, 14, 8e-4)
+    mvdream_refined: Stage = Stage(400, 24, 6e-4)
+    richdreamer_nd_refined: Stage = Stage(2400, 14, 8e-4)
     seed: int = 0
 
 
@@ -168,6 +169,10 @@ class TinyWorldTrainer:
         samples, batch = self._mvdream_data()
         self._train_denoiser("mvdream", unet, samples, batch, self.plan.mvdream)
         _save(self._load_vae(), self.output / "mvdream" / "vae")
+
+    def train_mvdream_refined(self) -> None:
+        """Goes on with the errors of clean latents."""
+        self._refine("mvdream", *self._mvdream_data())
 
     def train_richdreamer_nd(self) -> None:
         """Four views of camera normals and disparity, used as the latent without an autoencoder."""
