@@ -20,10 +20,10 @@ from prd_lightning.losses import eikonal
 from prd_lightning.module import surrogate_loss
 from prd_lightning.rendering import MeshRenderer, VolumeRenderer, WhiteBackground
 from prd_lightning.teachers import NormalDepthTeacher
+from prd_lightning.tinyworld import weights_folder
 from prd_lightning.tinyworld.compositions import nearest_composition
 from prd_lightning.tinyworld.evaluation import grid_points, intersection_over_union, nearest_primitive
 from prd_lightning.tinyworld.grammar import parse
-from prd_lightning.tinyworld.models import weights_folder
 from prd_lightning.tinyworld.oracle import OracleTeacher
 from prd_lightning.tinyworld.shapes import scene_distance
 

@@ -7,7 +7,6 @@ from typing import Any
 import hydra
 import lightning
 import torch
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +17,7 @@ from prd_lightning.callbacks import (
     PreemptionCallback,
     PreviewCallback,
     StepCheckpoint,
+    StepLogger,
     UnrollProgressBar,
     WeightAveraging,
 )
@@ -105,7 +105,7 @@ def build_trainer(config: DictConfig, folder: Path) -> lightning.Trainer:
         renderer = MeshRenderer(preview.resolution, preview.image_size)
         callbacks.append(PreviewCallback(prompts, folder, renderer, preview.every_n_steps, preview.views, preview.seed))
         callbacks.append(MeshCallback(prompts, folder, preview.seed, preview.mesh_resolution))
-    loggers = [CSVLogger(folder, name="", version="")]
+    loggers = [StepLogger(folder, name="", version="")]
     if config.logger.extra is not None:
         loggers.append(instantiate(config.logger.extra))
     settings = {**instantiate_strategy(config.strategy), **plain(config.trainer)}

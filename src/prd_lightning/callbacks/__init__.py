@@ -5,7 +5,7 @@ from prd_lightning.callbacks.checkpoint_folder import TRAINER_FILE, FolderCheckp
 from prd_lightning.callbacks.preemption import PreemptionCallback
 from prd_lightning.callbacks.previews import MeshCallback, PreviewCallback, export_meshes, render_prompts
 from prd_lightning.callbacks.progress import UnrollProgressBar
-from prd_lightning.callbacks.step_checkpoint import StepCheckpoint
+from prd_lightning.callbacks.step_checkpoint import StepCheckpoint, StepLogger
 
 __all__ = [
     "TRAINER_FILE",
@@ -14,6 +14,7 @@ __all__ = [
     "PreemptionCallback",
     "PreviewCallback",
     "StepCheckpoint",
+    "StepLogger",
     "UnrollProgressBar",
     "WeightAveraging",
     "averaged_weights",
