@@ -22,6 +22,7 @@ from prd_lightning.rendering import MeshRenderer, VolumeRenderer, WhiteBackgroun
 from prd_lightning.teachers import NormalDepthTeacher
 from prd_lightning.tinyworld import weights_folder
 from prd_lightning.tinyworld.compositions import nearest_composition
+from prd_lightning.tinyworld.dataset import CAMERAS
 from prd_lightning.tinyworld.evaluation import grid_points, intersection_over_union, nearest_primitive
 from prd_lightning.tinyworld.grammar import parse
 from prd_lightning.tinyworld.oracle import OracleTeacher
@@ -35,7 +36,7 @@ TEACHER_WEIGHT, EIKONAL_WEIGHT = 300.0, 1.0
 NORMALS_AND_DISPARITY = ("normal_camera", "disparity")
 FEW_SAMPLES = (16, 12, 80.0)
 """Proposal samples, fine samples and sharpness of ``conf/world/tiny.yaml``."""
-ABOVE, AROUND = (0.0, 30.0), (-45.0, 45.0)
+ABOVE, AROUND = CameraSettings().elevation_range, CAMERAS.elevation_range
 VARIANTS = {
     "points": {},
     "normals, disparity and opacity, cameras from 0 to 30 degrees": {

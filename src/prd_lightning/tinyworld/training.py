@@ -44,7 +44,7 @@ BatchMaker = Callable[[Tensor, random.Random], DenoiserBatch]
 
 @dataclass(frozen=True)
 class TinyWorldPlan:
-    """Sizes of the data and lengths of the trainings; the defaults made the shipped weights."""
+    """Sizes of the data and lengths of the trainings, from nothing in one go; the shipped weights were made in two sittings."""
 
     rings_per_pair: int = 20
     compositions: int = 3000
@@ -89,6 +89,7 @@ class TinyWorldTrainer:
         pictures = groups.rgb.flatten(0, 1)
 
         def loss_of_batch(generator: torch.Generator) -> Tensor:
+            """Cross-entropy of pictures and texts, both ways."""
             index = torch.randint(len(pictures), (self.plan.clip.batch_size,), generator=generator)
             draw = random.Random(int(index.sum()))
             scenes = [groups.scenes[i // VIEWS] for i in index.tolist()]
@@ -213,6 +214,7 @@ class TinyWorldTrainer:
             install_joint_view_attention(unet, VIEWS)
 
         def loss_of_batch(generator: torch.Generator) -> Tensor:
+            """Weighted squared error of the noise at random timesteps."""
             index = torch.randint(samples, (stage.batch_size,), generator=generator)
             draw = random.Random(int(index.sum()) + int(index[0]))
             clean, prompts, cameras = batch(index, draw)
