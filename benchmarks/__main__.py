@@ -1,7 +1,6 @@
 """``python -m benchmarks``: runs the benchmarks, prints a table of each and writes all results as JSON."""
 
 import argparse
-import json
 import logging
 import sys
 import time
@@ -13,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import REGISTRY
-from benchmarks.measuring import SCHEMA, Result, Settings, environment
+from benchmarks.measuring import SCHEMA, Result, Settings, environment, write_results
 from prd_lightning.errors import ConfigurationError, PRDError
-from prd_lightning.files import atomic_write, check_output
+from prd_lightning.files import check_output
 from prd_lightning.pipeline import resolve_device
 
 EXAMPLES = """examples:
@@ -79,9 +78,8 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
         console.print(f"\n[bold]{name}[/bold]: {result.title} [dim]({sizes}; took {taken:.0f} s)[/dim]", soft_wrap=True)
         console.print(table_of(result))
         found["benchmarks"][name] = {**result.to_dict(), "total_seconds": round(taken, 1)}
+    write_results(found, arguments.output, arguments.overwrite)
     if arguments.output:
-        with atomic_write(arguments.output, arguments.overwrite) as temporary:
-            temporary.write_text(json.dumps(found, indent=2) + "\n")
         console.print(str(arguments.output))
 
 

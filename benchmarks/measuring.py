@@ -1,5 +1,6 @@
 """Cases, how they are timed, and what the results look like (``schema.json`` says it for machines)."""
 
+import json
 import platform
 import statistics
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from prd_lightning import __version__
+from prd_lightning.files import atomic_write
 
 SCHEMA = "prd_lightning.benchmarks.1"
 
@@ -163,6 +165,13 @@ def make_cases(
         )
         for name, seconds in rounds.items()
     ]
+
+
+def write_results(found: dict[str, Any], path: Path | None, overwrite: bool) -> None:
+    """Writes what was measured as JSON, where a file is asked for."""
+    if path:
+        with atomic_write(path, overwrite) as temporary:
+            temporary.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def environment(settings: Settings) -> dict[str, Any]:

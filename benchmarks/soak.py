@@ -12,7 +12,6 @@ checkpoint; the names of the checkpoints that are left; every recorded number of
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import random
@@ -27,12 +26,12 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.measuring import Settings, environment
+from benchmarks.measuring import Settings, environment, write_results
 from benchmarks.soak_contents import checkpoint_contents, recorded_numbers
 from prd_lightning import cli
 from prd_lightning.callbacks import FolderCheckpointIO
 from prd_lightning.errors import ConfigurationError, MissingWeightsError, PRDError
-from prd_lightning.files import atomic_write, check_output
+from prd_lightning.files import check_output
 from prd_lightning.run_folder import CHECKPOINTS, find_checkpoint
 
 SCHEMA = "prd_lightning.soak.1"
@@ -263,9 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = {"schema": SCHEMA, "command": command, **settings, "seconds": round(time.monotonic() - started, 1)}
         torch.set_num_threads(1)  # as the trainings do
         found |= {"environment": environment(Settings(torch.device("cpu"))), "training": TRAINING, "report": asdict(report)}
-        if given.output:
-            with atomic_write(given.output, given.overwrite) as temporary:
-                temporary.write_text(json.dumps(found, indent=1) + "\n")
+        write_results(found, given.output, given.overwrite)
     except PRDError as error:
         print(f"python -m benchmarks.soak: error: {error}", file=sys.stderr)
         return 2

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measuring import Settings, environment
+from benchmarks.measuring import Settings, environment, write_results
 from benchmarks.surface_fields import KINDS, compare, random_field
 from prd_lightning.errors import ConfigurationError, PRDError
 from prd_lightning.field import PreparedPlanes, TriplaneField
@@ -231,13 +231,10 @@ def check(given: argparse.Namespace) -> bool:
     outcomes = run_jobs(jobs, partial, given.minutes * 60)
     found = {"schema": SCHEMA, "environment": environment(Settings(torch.device("cpu")))}
     found |= {"complete": len(outcomes) == len(jobs), "planes": PLANES, **summarize(outcomes)}
-    text = json.dumps(found, indent=2)
-    print(text)
-    if given.output:
-        with atomic_write(given.output, given.overwrite) as temporary:
-            temporary.write_text(text + "\n")
-        if found["complete"]:
-            partial.unlink()
+    print(json.dumps(found, indent=2))
+    write_results(found, given.output, given.overwrite)
+    if partial and found["complete"]:
+        partial.unlink()
     return not any(tally["differing_though_certain"] for group in ("tiny", "random") for tally in found[group].values())
 
 

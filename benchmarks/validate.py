@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measuring import write_results
 from prd_lightning import cli
 from prd_lightning.errors import BackendUnavailableError, ConfigurationError, MeshFileError, PRDError
-from prd_lightning.files import atomic_write, check_output
+from prd_lightning.files import check_output
 from prd_lightning.tinyworld.grammar import describe, held_out_compositions, held_out_pair_prompts
 
 SCHEMA = "prd_lightning.validate.1"
@@ -115,9 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             paths = given.files or make_test_set(Path(folder), given.prompts)
             sums = report(paths, *validate(paths))
-        if given.output:
-            with atomic_write(given.output, given.overwrite) as temporary:
-                temporary.write_text(json.dumps(sums, indent=2) + "\n")
+        write_results(sums, given.output, given.overwrite)
     except PRDError as error:
         print(f"python -m benchmarks.validate: error: {error}", file=sys.stderr)
         return 2
