@@ -68,7 +68,7 @@ def generator_bytes(checkpointed: bool) -> int:
     size = numbers["latent_size"]
     latents, text = torch.empty(6, 4, size, size, device="meta"), torch.empty(1, 77, numbers["text_width"], device="meta")
     return kept_bytes(
-        lambda: generator.decode(latents - generator.predict_noise(latents, 500, text)), list(generator.parameters())
+        lambda: generator.decode(latents - generator.predict(latents, 500, text)), list(generator.parameters())
     )
 
 

@@ -66,7 +66,7 @@ def main() -> None:
     size = numbers["latent_size"]
     latents, text = torch.randn(6, 4, size, size), torch.randn(1, 77, numbers["text_width"])
     for t in unroll_timesteps(numbers["steps"]):
-        latents = latents - 0.1 * generator.predict_noise(latents, t, text)
+        latents = latents - 0.1 * generator.predict(latents, t, text)
     lap("denoise")
     planes = field.prepare(generator.decode(latents))
     lap("decode")

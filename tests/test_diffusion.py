@@ -26,15 +26,23 @@ def test_noise_and_clean_estimate_are_inverse(schedule):
     torch.testing.assert_close(schedule.predict_clean(noisy[1:2], noise[1:2], 500), clean[1:2], atol=1e-5, rtol=1e-5)
 
 
+def test_the_velocity_of_noisy_samples_tells_their_noise(schedule):
+    schedule.prediction_type = "v_prediction"
+    clean, noise, t = torch.randn(3, 4, 5, 5), torch.randn(3, 4, 5, 5), torch.tensor([3, 500, 900])
+    velocity = DDIMScheduler(**STABLE_DIFFUSION).get_velocity(clean, noise, t)
+    torch.testing.assert_close(schedule.to_noise(velocity, schedule.add_noise(clean, noise, t), t), noise, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("set_alpha_to_one", [True, False])
-def test_ddim_agrees_with_diffusers(tmp_path, set_alpha_to_one):
-    config = STABLE_DIFFUSION | {"set_alpha_to_one": set_alpha_to_one, "clip_sample": False}
+def test_ddim_agrees_with_diffusers(tmp_path, set_alpha_to_one, prediction_type):
+    config = STABLE_DIFFUSION | {"set_alpha_to_one": set_alpha_to_one, "clip_sample": False, "prediction_type": prediction_type}
     (tmp_path / "scheduler_config.json").write_text(json.dumps(config))
     schedule, theirs = NoiseSchedule.from_folder(tmp_path), DDIMScheduler(**config, timestep_spacing="trailing")
     theirs.set_timesteps(5)
     latents = expected = torch.randn(2, 4, 8, 8)
     for t in unroll_timesteps(5):
-        noise = torch.sin(latents) * 0.5
+        noise = schedule.to_noise(torch.sin(latents) * 0.5, latents, t)
         latents, clean = schedule.ddim_step(latents, noise, t, t - 200)
         step = theirs.step(torch.sin(expected) * 0.5, t, expected)
         expected = step.prev_sample
@@ -85,8 +93,8 @@ def test_schedule_folders(tmp_path):
     path.write_text("{")
     with pytest.raises(CheckpointFormatError, match="JSON"):
         NoiseSchedule.from_folder(tmp_path)
-    path.write_text(json.dumps({"prediction_type": "v_prediction"}))
-    with pytest.raises(CheckpointFormatError, match="v_prediction"):
+    path.write_text(json.dumps({"prediction_type": "sample"}))
+    with pytest.raises(CheckpointFormatError, match="'sample'"):
         NoiseSchedule.from_folder(tmp_path)
 
 

@@ -29,7 +29,7 @@ def gradients_and_kept_bytes(checkpointed: bool) -> tuple[list[torch.Tensor], in
     latents = torch.randn(6, *generator.latent_shape, generator=draw)
     text = torch.randn(1, 5, generator.text_width, generator=draw)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-        planes = generator.decode(latents - generator.predict_noise(latents, 500, text))
+        planes = generator.decode(latents - generator.predict(latents, 500, text))
     total = sum(kept.values())
     planes.square().mean().backward()
     return [value.grad for value in generator.parameters() if value.requires_grad], total

@@ -106,8 +106,10 @@ def test_latents_are_handed_on_within_a_cycle_and_dropped_at_its_end():
     assert not torch.allclose(held[0], held[1])
 
 
-def test_the_unroll_follows_the_equations():
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_the_unroll_follows_the_equations(prediction_type: str):
     module = make_module()
+    module.noise_schedule.prediction_type = prediction_type
     first, second, _ = batches()
     module.unroll(first)
     previous = module._latents
@@ -116,8 +118,11 @@ def test_the_unroll_follows_the_equations():
     eps = torch.randn(6, 4, 8, 8, generator=second.draws("latents").prompts[0])
     noisy = abar[t].sqrt() * previous + (1 - abar[t]).sqrt() * eps
     with torch.no_grad():
-        predicted = module.generator.predict_noise(noisy, t, module.prompt_encoder.encode(second.prompts).tokens)
-    torch.testing.assert_close(module._latents, (noisy - (1 - abar[t]).sqrt() * predicted) / abar[t].sqrt(), rtol=1e-4, atol=1e-4)
+        predicted = module.generator.predict(noisy, t, module.prompt_encoder.encode(second.prompts).tokens)
+    expected = (noisy - (1 - abar[t]).sqrt() * predicted) / abar[t].sqrt()
+    if prediction_type == "v_prediction":
+        expected = abar[t].sqrt() * noisy - (1 - abar[t]).sqrt() * predicted
+    torch.testing.assert_close(module._latents, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("order", [[1], [0, 2], [0, 1, 2, 1]])

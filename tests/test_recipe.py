@@ -147,7 +147,7 @@ def test_one_pass_at_full_size(recipe):
     generator, field = (part.to_empty(device="cpu") for part in full_size(recipe["generator"], "meta"))
     fill_at_random(generator), fill_at_random(field)
     text = torch.randn(1, 77, recipe["generator"]["text_width"])
-    noise = generator.predict_noise(latent, 999, text)
+    noise = generator.predict(latent, 999, text)
     planes = generator.decode(latent - 0.5 * noise / noise.std())
     sdf, gradient = field.sdf_and_gradient(field.prepare(planes), torch.rand(1, 50, 3) - 0.5)
     assert noise.shape == (6, 4, 4, 4) and planes.shape == (1, 6, 32, 32, 32) and gradient.shape == (1, 50, 3)

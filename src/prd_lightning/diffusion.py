@@ -5,12 +5,16 @@ With ``abar`` the cumulative product of alphas (DDPM, Ho et al. 2020; DDIM, Song
     z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps
     z_0 = (z_t - sqrt(1 - abar_t) e) / sqrt(abar_t)
     z_s = sqrt(abar_s) z_0 + sqrt(1 - abar_s) e            (a deterministic DDIM step from t to s < t)
+
+Some models predict the velocity (Salimans and Ho 2022, arXiv 2202.00512, appendix D) instead of the noise::
+
+    v = sqrt(abar_t) eps - sqrt(1 - abar_t) z_0,    eps = sqrt(abar_t) v + sqrt(1 - abar_t) z_t
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers import DDIMScheduler
@@ -20,18 +24,29 @@ from torch import Tensor, nn
 from prd_lightning.errors import CheckpointFormatError, ConfigurationError, MissingWeightsError
 
 
+PredictionType = Literal["epsilon", "v_prediction"]
+"""What a network is trained to predict, in the words of diffusers' scheduler configurations."""
+
+
 class NoiseSchedule(nn.Module):
-    """Cumulative alphas of a noise-predicting model and the arithmetic on them.
+    """Cumulative alphas of a diffusion model and the arithmetic on them.
 
     Args:
         alphas_cumprod: [T] decreasing values in (0, 1).
         final_alpha: the alpha of the clean end that a last DDIM step lands on.
+        prediction_type: what the network predicts, see ``to_noise``.
     """
 
     alphas_cumprod: Tensor
 
-    def __init__(self, alphas_cumprod: Float[Tensor, " timesteps"], final_alpha: float | None = None) -> None:
+    def __init__(
+        self,
+        alphas_cumprod: Float[Tensor, " timesteps"],
+        final_alpha: float | None = None,
+        prediction_type: PredictionType = "epsilon",
+    ) -> None:
         super().__init__()
+        self.prediction_type = prediction_type
         self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
         self.final_alpha = float(alphas_cumprod[0]) if final_alpha is None else final_alpha
 
@@ -41,7 +56,7 @@ class NoiseSchedule(nn.Module):
 
         Raises:
             MissingWeightsError: there is no such file.
-            CheckpointFormatError: the model does not predict noise, or the file is not a scheduler configuration.
+            CheckpointFormatError: the model predicts neither noise nor velocity, or the file is not a scheduler configuration.
         """
         path = Path(folder) / "scheduler_config.json"
         if not path.is_file():
@@ -57,16 +72,17 @@ class NoiseSchedule(nn.Module):
         """From the values of a diffusers scheduler configuration; ``source`` is named in the message.
 
         Raises:
-            CheckpointFormatError: the model does not predict noise.
+            CheckpointFormatError: the model predicts neither noise nor velocity.
         """
         prediction = config.get("prediction_type", "epsilon")
-        if prediction != "epsilon":
+        if prediction not in get_args(PredictionType):
             raise CheckpointFormatError(
-                f"{source}: prediction_type is {prediction!r}; only models that predict noise ('epsilon') can be used"
+                f"{source}: prediction_type is {prediction!r}; only models that predict noise ('epsilon') or velocity"
+                " ('v_prediction') can be used"
             )
         known = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "set_alpha_to_one")
         scheduler = DDIMScheduler(**{key: config[key] for key in known if config.get(key) is not None})
-        return cls(scheduler.alphas_cumprod.clone(), float(scheduler.final_alpha_cumprod))
+        return cls(scheduler.alphas_cumprod.clone(), float(scheduler.final_alpha_cumprod), prediction)
 
     @property
     def num_timesteps(self) -> int:
@@ -84,6 +100,13 @@ class NoiseSchedule(nn.Module):
         """z_t of clean samples [B, ...]."""
         signal, sigma = self.levels(t, clean)
         return signal * clean + sigma * noise
+
+    def to_noise(self, prediction: Tensor, noisy: Tensor, t: int | Tensor) -> Tensor:
+        """The noise that a network's ``prediction`` [B, ...] for z_t says: itself, or what follows from a velocity."""
+        if self.prediction_type == "epsilon":
+            return prediction
+        signal, sigma = self.levels(t, noisy)
+        return signal * prediction + sigma * noisy
 
     def predict_clean(self, noisy: Tensor, predicted_noise: Tensor, t: int | Tensor) -> Tensor:
         """The estimate of z_0 from z_t and the predicted noise."""

@@ -198,7 +198,7 @@ class PRDModule(lightning.LightningModule):
         )
         t = int(timesteps[batch.unroll_step])
         noisy = self.noise_schedule.add_noise(clean, normal(shape, noise).to(self.device), t)
-        predicted = self.generator.predict_noise(noisy, t, text.tokens)
+        predicted = self.noise_schedule.to_noise(self.generator.predict(noisy, t, text.tokens), noisy, t)
         clean = self.noise_schedule.predict_clean(noisy, predicted, t)
         self._latents = None if batch.unroll_step == self.unroll_steps - 1 else clean.detach()
         self._next_unroll_step = batch.unroll_step + 1

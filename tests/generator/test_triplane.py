@@ -43,7 +43,7 @@ def latents() -> torch.Tensor:
 
 
 def planes_and_gradients(generator: TriplaneGenerator, latents: torch.Tensor, text: torch.Tensor) -> list[torch.Tensor]:
-    planes = generator.decode(generator.predict_noise(latents, 500, text))
+    planes = generator.decode(generator.predict(latents, 500, text))
     weights = torch.linspace(-1, 1, planes.numel(), dtype=planes.dtype).view_as(planes)
     return [planes, *torch.autograd.grad((planes * weights).sum(), list(generator.trainable_state_dict().values()))]
 
@@ -56,7 +56,7 @@ def test_branch_merged_and_folded_agree(latents: torch.Tensor, text: torch.Tenso
     for ours, other in zip(*results, strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-9, atol=1e-9 * float(ours.detach().abs().max()))
     folded = branch.fold()
-    planes = folded.decode(folded.predict_noise(latents, 500, text))
+    planes = folded.decode(folded.predict(latents, 500, text))
     torch.testing.assert_close(planes, results[0][0], rtol=1e-10, atol=1e-10)
     assert not [value for value in folded.parameters() if value.requires_grad]
 
@@ -69,7 +69,7 @@ def test_adapter_gradients_against_finite_differences(latents: torch.Tensor, tex
 
     def objective() -> float:
         with torch.no_grad():
-            return float((generator.decode(generator.predict_noise(latents, 500, text)).flatten() * weights).sum())
+            return float((generator.decode(generator.predict(latents, 500, text)).flatten() * weights).sum())
 
     for name in (names[0], names[len(names) // 2], names[-4], "decoder.conv_out.weight"):
         parameter, gradient = generator.trainable_state_dict()[name], gradients[names.index(name)]
@@ -90,16 +90,16 @@ def test_a_new_generator_predicts_what_stable_diffusion_with_joint_attention_pre
     same = latents[:1].expand(PLANES, -1, -1, -1)
     expected = unet(same[:1], 300, text[:1]).sample
     with torch.no_grad():
-        actual = generator.predict_noise(same, 300, text[:1])
+        actual = generator.predict(same, 300, text[:1])
     for plane in actual:
         torch.testing.assert_close(plane[None], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_scenes_do_not_see_each_other_and_planes_do(generator: TriplaneGenerator, latents: torch.Tensor, text: torch.Tensor):
     with torch.no_grad():
-        before = generator.predict_noise(latents, 500, text)
+        before = generator.predict(latents, 500, text)
         latents[0] += 1.0
-        after = generator.predict_noise(latents, 500, text)
+        after = generator.predict(latents, 500, text)
     change = (after - before).abs().flatten(1).amax(dim=1)
     assert (change[:PLANES] > 1e-4).all()
     assert (change[PLANES:] < 1e-5).all()
@@ -157,9 +157,9 @@ def test_trainable_state_makes_the_round_trip(generator: TriplaneGenerator, late
     other = build(seed=9)
     state = {name: value.detach().clone() for name, value in generator.trainable_state_dict().items()}
     with torch.no_grad():
-        assert not torch.allclose(other.predict_noise(latents, 10, text), generator.predict_noise(latents, 10, text))
+        assert not torch.allclose(other.predict(latents, 10, text), generator.predict(latents, 10, text))
         other.load_trainable_state_dict(state)
-        assert torch.equal(other.predict_noise(latents, 10, text), generator.predict_noise(latents, 10, text))
+        assert torch.equal(other.predict(latents, 10, text), generator.predict(latents, 10, text))
         assert torch.equal(other.decode(latents), generator.decode(latents))
 
 
@@ -179,13 +179,19 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(generator: Tri
     assert torch.equal(generator.decoder.conv_out.bias, before)
 
 
-def test_sample_is_the_ddim_recursion(generator: TriplaneGenerator, latents: torch.Tensor, text: torch.Tensor):
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_sample_is_the_ddim_recursion(
+    generator: TriplaneGenerator, latents: torch.Tensor, text: torch.Tensor, prediction_type: str
+):
     schedule = NoiseSchedule.from_folder(FOLDER / "scheduler")
+    schedule.prediction_type = prediction_type
     abar = schedule.alphas_cumprod
     with torch.no_grad():
         current = latents
         for t in (999, 749, 499, 249):
-            noise = generator.predict_noise(current, t, text)
+            noise = generator.predict(current, t, text)
+            if prediction_type == "v_prediction":
+                noise = abar[t].sqrt() * noise + (1 - abar[t]).sqrt() * current
             clean = (current - (1 - abar[t]).sqrt() * noise) / abar[t].sqrt()
             level = abar[t - 250] if t > 250 else abar[0]
             current = level.sqrt() * clean + (1 - level).sqrt() * noise
@@ -208,7 +214,7 @@ def test_mistakes_are_named(generator: TriplaneGenerator, latents: torch.Tensor,
     with pytest.raises(ConfigurationError, match="'merged' or 'branch', got 'fast'"):
         build(compute="fast")
     with pytest.raises(ConfigurationError, match="2 prompts need 12 latents, got 6"):
-        generator.predict_noise(latents[:PLANES], 5, text)
+        generator.predict(latents[:PLANES], 5, text)
     with pytest.raises(MissingWeightsError, match="no unet in"):
         TriplaneGenerator.from_folder(tmp_path)
 

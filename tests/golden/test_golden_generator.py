@@ -71,7 +71,7 @@ def schedule_of(golden):
 @torch.no_grad()
 def test_noise_prediction(parts, recorded, close):
     given = recorded.inputs
-    noise = parts[0].predict_noise(given["noisy_latents"], given["timestep"], given["text_embed"])
+    noise = parts[0].predict(given["noisy_latents"], given["timestep"], given["text_embed"])
     close(noise, recorded.outputs["noise_pred"], 1e-4)
     close(noise, recorded.outputs64["noise_pred"], 2e-5)
 
@@ -93,7 +93,7 @@ def test_four_step_sample(parts, golden, recorded, close):
     close(planes, recorded.outputs["sample_triplane"], 1e-4)
     latents, stride = given["sample_noise"], schedule.num_timesteps // len(timesteps)
     for index, t in enumerate(timesteps):
-        noise = generator.predict_noise(latents, t, given["text_embed"])
+        noise = generator.predict(latents, t, given["text_embed"])
         latents, clean = schedule.ddim_step(latents, noise, t, t - stride)
         close(noise, recorded.outputs[f"sample_step{index}_noise_pred"], 1e-4, f"noise of step {index}")
         close(latents, recorded.outputs[f"sample_step{index}_prev"], 1e-4, f"latents of step {index}")
@@ -137,7 +137,7 @@ def test_gradients_of_every_trainable_tensor(golden, recorded, close, compute):
     generator, field = build(recorded, compute)
     given = recorded.inputs
     t, noisy = int(given["timestep"]), given["noisy_latents"]
-    clean = schedule_of(golden).predict_clean(noisy, generator.predict_noise(noisy, t, given["text_embed"]), t)
+    clean = schedule_of(golden).predict_clean(noisy, generator.predict(noisy, t, given["text_embed"]), t)
     planes = generator.decode(clean)
     prepared = field.prepare(planes)
     sdf, deformation = field.sdf_and_deformation(prepared, given["points"])

@@ -1,9 +1,11 @@
 """The distillation that all diffusion teachers share, against the stated formulas written out and against autograd."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import Tensor
 
 from prd_lightning.cameras import Cameras
@@ -141,6 +143,18 @@ def test_without_a_shift_the_student_is_the_conditional_prediction(normal_depth,
     recorder = Recorder(teacher)
     assert score(teacher, {"volume": make_maps()}, prompts, cameras).loss == 0
     assert len(recorder.calls[0][0]) == 8
+
+
+def test_a_velocity_is_turned_into_the_noise(normal_depth, monkeypatch):
+    """v = sqrt(abar) eps - sqrt(1 - abar) z_0, from diffusers, for a network that answers with it exactly."""
+    clean, noise, t = torch.rand(4, 4, 8, 8), torch.randn(4, 4, 8, 8), torch.tensor([50, 400, 700, 990])
+    velocity = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").get_velocity(clean, noise, t)
+    teacher = normal_depth()
+    monkeypatch.setattr(teacher.schedule, "prediction_type", "v_prediction")
+    monkeypatch.setattr(teacher.unet, "forward", lambda *_, **__: SimpleNamespace(sample=velocity))
+    noisy = teacher.schedule.add_noise(clean, noise, t)
+    tokens, labels = torch.zeros(4, 77, 64), torch.zeros(4, 16)
+    torch.testing.assert_close(teacher.predict_noise(noisy, t, tokens, labels), noise, atol=1e-5, rtol=1e-5)
 
 
 def test_samples_of_a_prompt_share_time_and_prompts_do_not(normal_depth, make_maps, prompts, cameras):

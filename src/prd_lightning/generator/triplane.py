@@ -91,13 +91,16 @@ class TriplaneGenerator(nn.Module):
         """Numbers of a token that the UNet reads."""
         return self.unet.config.cross_attention_dim
 
-    def predict_noise(
+    def predict(
         self,
         latents: Float[Tensor, "planes channels height width"],
         t: int | Tensor,
         text: Float[Tensor, "batch words text_width"],
     ) -> Float[Tensor, "planes channels height width"]:
-        """Predicted noise of [6 B, 4, h, w] noisy latents at timestep ``t``; ``text`` is one embedding per scene."""
+        """The UNet's prediction for [6 B, 4, h, w] noisy latents at timestep ``t``; ``text`` is one embedding per scene.
+
+        It is the noise, or what ``NoiseSchedule.to_noise`` turns into it.
+        """
         if latents.shape[0] != PLANES * text.shape[0]:
             raise ConfigurationError(f"{text.shape[0]} prompts need {PLANES * text.shape[0]} latents, got {latents.shape[0]}")
         return self.unet(latents, t, encoder_hidden_states=text).sample
@@ -121,7 +124,8 @@ class TriplaneGenerator(nn.Module):
         """Planes by ``steps`` deterministic DDIM steps without guidance; the last estimate of the clean latent is decoded."""
         latents, stride = noise, schedule.num_timesteps // steps
         for t in unroll_timesteps(steps, schedule.num_timesteps):
-            latents, clean = schedule.ddim_step(latents, self.predict_noise(latents, t, text), t, t - stride)
+            predicted = schedule.to_noise(self.predict(latents, t, text), latents, t)
+            latents, clean = schedule.ddim_step(latents, predicted, t, t - stride)
         return self.decode(clean)
 
     def adapted_layers(self) -> Iterator[tuple[str, AdaptedLinear | AdaptedConv2d]]:

@@ -249,10 +249,11 @@ class DiffusionTeacher(Teacher):
 
     @torch.no_grad()
     def predict_noise(self, noisy: Tensor, t: Tensor, tokens: Tensor, labels: Tensor | None) -> Tensor:
-        """[N, C, h, w] noise of noisy samples; runs in the network's own precision."""
+        """[N, C, h, w] noise of noisy samples, whatever the network predicts; runs in the network's own precision."""
         kind = self.unet.dtype
         labels = None if labels is None else labels.to(kind)
-        return self.unet(noisy.to(kind), t, tokens.to(kind), class_labels=labels).sample.to(noisy)
+        prediction = self.unet(noisy.to(kind), t, tokens.to(kind), class_labels=labels).sample.to(noisy)
+        return self.schedule.to_noise(prediction, noisy, t)
 
     @torch.no_grad()
     def sample_clean(

@@ -118,7 +118,8 @@ def text_signal(root: Path, latent_size: int, noises: int = 4) -> float:
     estimates = []
     for seed in range(noises):
         noisy = initial_noise([seed], parts.generator.latent_shape).repeat(len(prompts), 1, 1, 1)
-        clean = schedule.predict_clean(noisy, parts.generator.predict_noise(noisy, t, tokens), t)
+        predicted = schedule.to_noise(parts.generator.predict(noisy, t, tokens), noisy, t)
+        clean = schedule.predict_clean(noisy, predicted, t)
         estimates.append(clean.unflatten(0, (len(prompts), -1)))
     stacked = torch.stack(estimates)
     return (stacked.mean(dim=0).var(dim=0).mean() / stacked.var(dim=0).mean()).item()
