@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from prd_lightning.errors import CheckpointFormatError, ConfigurationError, MissingWeightsError
 
-
 PredictionType = Literal["epsilon", "v_prediction"]
 """What a network is trained to predict, in the words of diffusers' scheduler configurations."""
 
