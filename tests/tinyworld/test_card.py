@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from prd_lightning.errors import CheckpointFormatError
 from prd_lightning.tinyworld import weights_root
-from prd_lightning.tinyworld.card import denoising_losses, text_signal
-from prd_lightning.tinyworld.dataset import render_groups
+from prd_lightning.tinyworld.card import denoising_losses, read_card, record_training, text_signal
+from prd_lightning.tinyworld.dataset import CAMERAS, render_groups
 from prd_lightning.tinyworld.grammar import held_out_pairs
 from prd_lightning.tinyworld.shapes import Scene
 
@@ -51,3 +53,21 @@ def test_the_card_says_so_too():
 
 def test_an_untrained_generator_hears_its_prompt():
     assert text_signal(ROOT, latent_size=4, noises=3) > 1.0
+
+
+def test_a_card_keeps_how_each_model_was_trained(tmp_path: Path):
+    assert read_card(tmp_path) == {}
+    record_training(tmp_path, "clip", {"steps": 3})
+    record_training(tmp_path, "vae", {"steps": 4})
+    record_training(tmp_path, "clip", {"steps": 5})
+    assert read_card(tmp_path)["training"] == {"clip": {"steps": 5}, "vae": {"steps": 4}}
+    for broken in ("{", "[1]"):
+        (tmp_path / "card.json").write_text(broken)
+        with pytest.raises(CheckpointFormatError, match="delete it"):
+            record_training(tmp_path, "clip", {})
+        assert (tmp_path / "card.json").read_text() == broken
+
+
+def test_the_cameras_of_teachers_and_training_are_the_same():
+    world = OmegaConf.load(Path(__file__).parents[2] / "conf" / "world" / "tiny.yaml")
+    assert tuple(world.elevation_range) == CAMERAS.elevation_range

@@ -1,6 +1,6 @@
 """How good the tiny teachers are: denoising losses against baselines that ignore the prompt or the cameras, and samples.
 
-Each denoiser predicts the noise of held-out renders twice more, once with the prompts of other scenes and once with the
+Each denoiser estimates held-out renders twice more, once with the prompts of other scenes and once with the
 cameras of other groups. A teacher that ignores its prompt or its cameras would show the same loss.
 """
 
@@ -10,11 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from prd_lightning.architecture import Architecture
+from prd_lightning.diffusion import NoiseSchedule
+from prd_lightning.errors import CheckpointFormatError
+from prd_lightning.files import atomic_write
 from prd_lightning.sampling import initial_noise
 from prd_lightning.teachers.multiview import (
     install_joint_view_attention,
@@ -68,7 +71,7 @@ def denoising_losses(name: str, groups: RenderedGroups, root: Path, seed: int = 
     unet = UNet2DConditionModel.from_pretrained(root / name / "unet").float().eval()
     text_model = CLIPTextModel.from_pretrained(root / name / "text_encoder").float().eval()
     tokenizer = CLIPTokenizer.from_pretrained(root / name / "tokenizer")
-    alphas = DDIMScheduler.from_pretrained(root / name / "scheduler").alphas_cumprod
+    schedule = NoiseSchedule.from_folder(root / name / "scheduler")
     clean, cameras = _inputs(name, groups, root)
     if cameras is not None:
         install_joint_view_attention(unet, VIEWS)
@@ -86,9 +89,9 @@ def denoising_losses(name: str, groups: RenderedGroups, root: Path, seed: int = 
         flat = clean.flatten(0, 1)
         for t in TIMESTEPS:
             noise = torch.randn(flat.shape, generator=generator)
-            noisy = alphas[t].sqrt() * flat + (1 - alphas[t]).sqrt() * noise
-            predicted = unet(noisy, t, text, class_labels=labels).sample
-            estimate = (noisy - (1 - alphas[t]).sqrt() * predicted) / alphas[t].sqrt()
+            noisy = schedule.add_noise(flat, noise, t)
+            predicted = schedule.to_noise(unet(noisy, t, text, class_labels=labels).sample, noisy, t)
+            estimate = schedule.predict_clean(noisy, predicted, t)
             total += (estimate - flat).square().unflatten(0, (-1, VIEWS)).flatten(1).mean(dim=1)
         return total / len(TIMESTEPS)
 
@@ -146,11 +149,43 @@ def reconstruction_error(groups: RenderedGroups, root: Path) -> float:
     return (restored.permute(0, 2, 3, 1) / 2 + 0.5 - pictures.float() / 255).abs().mean().item()
 
 
-def write_card(root: Path, groups: RenderedGroups, training: dict) -> dict:
-    """Measures every model on held-out ``groups`` and writes ``root / card.json``; returns what it wrote."""
+def record_training(root: Path, stage: str, settings: dict) -> None:
+    """Notes in ``root / card.json`` how the model of ``stage`` was trained, in place of what stood there about it."""
+    card = read_card(root)
+    _write(root, card | {"training": card.get("training", {}) | {stage: settings}})
+
+
+def read_card(root: Path) -> dict:
+    """What ``root / card.json`` says; empty where there is none.
+
+    Raises:
+        CheckpointFormatError: the file is no JSON object.
+    """
+    path = root / "card.json"
+    if not path.is_file():
+        return {}
+    try:
+        card = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise CheckpointFormatError(f"{path} is not valid JSON ({error}); delete it") from error
+    if not isinstance(card, dict):
+        raise CheckpointFormatError(f"{path} holds no JSON object; delete it")
+    return card
+
+
+def _write(root: Path, card: dict) -> None:
+    with atomic_write(root / "card.json", overwrite=True) as temporary:
+        temporary.write_text(json.dumps(card, indent=2) + "\n")
+
+
+def write_card(root: Path, groups: RenderedGroups) -> dict:
+    """Measures every model on held-out ``groups`` and writes ``root / card.json``; returns what it wrote.
+
+    What ``record_training`` noted there stays.
+    """
     names = ("stable_diffusion", "mvdream", "richdreamer_nd")
     card = {
-        "training": training,
+        "training": read_card(root).get("training", {}),
         "held_out": {
             "scenes": len(groups.scenes),
             "denoising": {name: asdict(denoising_losses(name, groups, root)) for name in names},
@@ -160,5 +195,5 @@ def write_card(root: Path, groups: RenderedGroups, training: dict) -> dict:
         },
         "licence": "Apache-2.0; trained from scratch on procedural renders of this package",
     }
-    (root / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    _write(root, card)
     return card

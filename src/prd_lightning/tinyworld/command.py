@@ -4,17 +4,20 @@ import argparse
 import logging
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prd_lightning.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from prd_lightning.tinyworld.training import TinyWorldPlan
 
 logger = logging.getLogger(__name__)
 
 TEACHERS = ("stable_diffusion", "mvdream", "richdreamer_nd")
-STAGES = ("clip", "vae", *TEACHERS, *(f"{name}_refined" for name in TEACHERS))
+STAGES = ("clip", "vae", *TEACHERS)
 EXAMPLES = """examples:
   prd tinyworld                                    (everything, into tinyworld_weights/; about two hours on two cores)
   prd tinyworld --stages mvdream card samples      (one model, then the card and the sample sheets)
-  prd tinyworld --stages mvdream_refined --steps 300 --output mine --cache fresh     (300 more steps of a model in mine/)
   prd tinyworld --output src/prd_lightning/tinyworld/weights --samples docs/teachers    (what the package ships)
 
 An interrupted training continues where it stopped; delete --cache to start afresh.
@@ -58,9 +61,10 @@ def run(arguments: argparse.Namespace) -> int:
     for stage in STAGES:
         if stage in arguments.stages:
             getattr(trainer, f"train_{stage}")()
+            card.record_training(arguments.output, stage, _settings(plan, stage))
     if "card" in arguments.stages:
         held_out = dataset.render_groups(dataset.held_out_scenes(), arguments.cache / "held_out_renders.safetensors", seed=1)
-        written = card.write_card(arguments.output, held_out, asdict(plan))
+        written = card.write_card(arguments.output, held_out)
         for name, losses in written["held_out"]["denoising"].items():
             print(name, {key: None if value is None else round(value, 4) for key, value in losses.items()})
         print(arguments.output / "card.json")
@@ -68,3 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
         for name in TEACHERS:
             print(samples.sample_sheet(name, arguments.output, arguments.samples / f"{name}.png"))
     return 0
+
+
+def _settings(plan: "TinyWorldPlan", stage: str) -> dict:
+    """Length of a stage and what its data were, for the card."""
+    from prd_lightning.tinyworld.dataset import CAMERAS
+
+    data = {"rings_per_pair": plan.rings_per_pair, "compositions": plan.compositions, "data_seed": plan.seed}
+    return asdict(getattr(plan, stage)) | data | {"elevation_range": list(CAMERAS.elevation_range)}

@@ -67,7 +67,7 @@ def build_vae() -> AutoencoderKL:
 
 
 def build_unet(sample_size: int, camera: bool) -> UNet2DConditionModel:
-    """A noise predictor on [B, 4, s, s] latents; with ``camera`` it takes 16 camera numbers as class labels."""
+    """A denoiser of [B, 4, s, s] latents; with ``camera`` it takes 16 camera numbers as class labels."""
     conditioning = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 16} if camera else {}
     return UNet2DConditionModel(
         sample_size=sample_size,
@@ -86,7 +86,7 @@ def build_unet(sample_size: int, camera: bool) -> UNet2DConditionModel:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """The noise schedule of Stable Diffusion."""
+    """The noise schedule of Stable Diffusion; the networks predict the velocity, as those of its 768-pixel version do."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -94,6 +94,6 @@ def build_scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
-        prediction_type="epsilon",
+        prediction_type="v_prediction",
         timestep_spacing="leading",
     )

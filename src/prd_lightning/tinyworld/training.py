@@ -2,9 +2,6 @@
 
 ``clip`` (its text tower conditions everything) and ``vae`` come first; ``stable_diffusion`` learns single views, ``mvdream``
 four views with cameras (starting from ``stable_diffusion``, as the real one did), ``richdreamer_nd`` normals and disparity.
-The ``refined`` stages go on with all noise levels weighed by the error of the clean picture, because distillation asks for it at
-high noise, where plain noise prediction hardly does. ``stable_diffusion`` then also sees smaller pictures: the generator denoises
-latents of a half or a quarter of the size, which a network this small does not understand untrained.
 """
 
 import logging
@@ -34,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 NULL_PROMPT_SHARE = 0.12
 VIEWS = 4
-PLAIN_WEIGHT_LIMIT, CLEAN_WEIGHT_LIMIT = 5.0, 25.0
 
 DenoiserBatch = tuple[Tensor, list[str], Tensor | None]
 """Clean samples, one prompt for each one or each group of them, and camera numbers."""
@@ -53,9 +49,6 @@ class TinyWorldPlan:
     stable_diffusion: Stage = Stage(2800, 64, 1.2e-3)
     mvdream: Stage = Stage(1800, 24, 1e-3)
     richdreamer_nd: Stage = Stage(2200, 14, 1.2e-3)
-    stable_diffusion_refined: Stage = Stage(1300, 64, 8e-4)
-    mvdream_refined: Stage = Stage(400, 24, 6e-4)
-    richdreamer_nd_refined: Stage = Stage(2400, 14, 8e-4)
     seed: int = 0
 
 
@@ -140,19 +133,10 @@ class TinyWorldTrainer:
     # ------------------------------------------------------------------------------------------------ denoisers
 
     def train_stable_diffusion(self) -> None:
-        """Single views; half of the prompts name the view, as the teacher's prompts do in distillation."""
-        groups, vae = self.groups(), self._load_vae()
-        latents = encode_pictures(vae, groups.rgb.flatten(0, 1), 64)
+        """Single views of 64, 32 and 16 pixels; half of the prompts name the view, as the teacher's prompts do in distillation.
 
-        def batch(index: Tensor, draw: random.Random) -> DenoiserBatch:
-            return latents[index], _view_prompts(groups, index, draw), None
-
-        unet = models.build_unet(16, camera=False)
-        self._train_denoiser("stable_diffusion", unet, len(latents), batch, self.plan.stable_diffusion)
-        _save(vae, self.output / "stable_diffusion" / "vae")
-
-    def train_stable_diffusion_refined(self) -> None:
-        """Goes on with pictures of 64, 32 and 16 pixels."""
+        The generator denoises latents of a half or a quarter of the size, which a network this small has to be shown.
+        """
         groups, vae = self.groups(), self._load_vae()
         sizes = {size: encode_pictures(vae, groups.rgb.flatten(0, 1), size) for size in (64, 32, 16)}
 
@@ -160,51 +144,37 @@ class TinyWorldTrainer:
             size = draw.choices((64, 32, 16), (0.3, 0.5, 0.2))[0]
             return sizes[size][index], _view_prompts(groups, index, draw), None
 
-        self._refine("stable_diffusion", len(sizes[64]), batch)
+        unet = models.build_unet(16, camera=False)
+        self._train_denoiser("stable_diffusion", unet, len(sizes[64]), batch, self.plan.stable_diffusion)
+        _save(vae, self.output / "stable_diffusion" / "vae")
 
     def train_mvdream(self) -> None:
         """Four views at half the picture size, conditioned on their cameras."""
         single_view = UNet2DConditionModel.from_pretrained(self.output / "stable_diffusion" / "unet").float()
         unet = models.build_unet(8, camera=True)
         unet.load_state_dict(single_view.state_dict(), strict=False)
-        samples, batch = self._mvdream_data()
-        self._train_denoiser("mvdream", unet, samples, batch, self.plan.mvdream)
-        _save(self._load_vae(), self.output / "mvdream" / "vae")
-
-    def train_mvdream_refined(self) -> None:
-        """Goes on with the errors of clean latents."""
-        self._refine("mvdream", *self._mvdream_data())
+        groups, vae = self.groups(), self._load_vae()
+        latents = encode_pictures(vae, groups.rgb.flatten(0, 1), 32).unflatten(0, (-1, VIEWS))
+        batch = _group_batches(groups, latents, mvdream_camera_condition)
+        self._train_denoiser("mvdream", unet, len(latents), batch, self.plan.mvdream)
+        _save(vae, self.output / "mvdream" / "vae")
 
     def train_richdreamer_nd(self) -> None:
         """Four views of camera normals and disparity, used as the latent without an autoencoder."""
-        unet, (samples, batch) = models.build_unet(16, camera=True), self._normal_depth_data()
-        self._train_denoiser("richdreamer_nd", unet, samples, batch, self.plan.richdreamer_nd)
-
-    def train_richdreamer_nd_refined(self) -> None:
-        """Goes on with the errors of clean maps."""
-        self._refine("richdreamer_nd", *self._normal_depth_data())
+        groups, unet = self.groups(), models.build_unet(16, camera=True)
+        maps = groups.normal_disparity.float().permute(0, 1, 4, 2, 3)
+        batch = _group_batches(groups, maps, richdreamer_camera_condition)
+        self._train_denoiser("richdreamer_nd", unet, len(maps), batch, self.plan.richdreamer_nd)
 
     def _load_vae(self) -> AutoencoderKL:
         return AutoencoderKL.from_pretrained(self.cache / "vae").float()
 
-    def _mvdream_data(self) -> tuple[int, BatchMaker]:
-        groups = self.groups()
-        latents = encode_pictures(self._load_vae(), groups.rgb.flatten(0, 1), 32).unflatten(0, (-1, VIEWS))
-        return len(latents), _group_batches(groups, latents, mvdream_camera_condition)
+    def _train_denoiser(self, name: str, unet: nn.Module, samples: int, batch: BatchMaker, stage: Stage) -> None:
+        """Prediction of the velocity with dropped prompts.
 
-    def _normal_depth_data(self) -> tuple[int, BatchMaker]:
-        groups = self.groups()
-        maps = groups.normal_disparity.float().permute(0, 1, 4, 2, 3)
-        return len(maps), _group_batches(groups, maps, richdreamer_camera_condition)
-
-    def _refine(self, name: str, samples: int, batch: BatchMaker) -> None:
-        unet = UNet2DConditionModel.from_pretrained(self.output / name / "unet").float()
-        self._train_denoiser(name, unet, samples, batch, getattr(self.plan, f"{name}_refined"), refined=True)
-
-    def _train_denoiser(
-        self, name: str, unet: nn.Module, samples: int, batch: BatchMaker, stage: Stage, refined: bool = False
-    ) -> None:
-        """Noise prediction with dropped prompts; ``refined`` weighs by the error of the clean picture."""
+        At high noise, where distillation asks a teacher for its picture, the velocity nearly is that picture. A predictor of the
+        noise has to repeat its input there, and what it misses by is multiplied by up to 14 in the picture.
+        """
         tokenizer = CLIPTokenizer.from_pretrained(self.output / "clip")
         text_model = CLIPModel.from_pretrained(self.output / "clip").float().text_model.to(self.device).eval()
         scheduler = models.build_scheduler()
@@ -214,7 +184,7 @@ class TinyWorldTrainer:
             install_joint_view_attention(unet, VIEWS)
 
         def loss_of_batch(generator: torch.Generator) -> Tensor:
-            """Weighted squared error of the noise at random timesteps."""
+            """Squared error of the velocity at random timesteps."""
             index = torch.randint(samples, (stage.batch_size,), generator=generator)
             draw = random.Random(int(index.sum()) + int(index[0]))
             clean, prompts, cameras = batch(index, draw)
@@ -223,17 +193,14 @@ class TinyWorldTrainer:
                 tokens = text_model(tokenize(tokenizer, prompts).to(self.device)).last_hidden_state
             repeats = len(clean) // len(prompts)
             t = torch.randint(1000, (len(prompts),), generator=generator).repeat_interleave(repeats).to(self.device)
-            noise = torch.randn(clean.shape, generator=generator).to(self.device)
-            level = alphas[t][:, None, None, None]
-            noisy = level.sqrt() * clean.to(self.device) + (1 - level).sqrt() * noise
+            noise, clean = torch.randn(clean.shape, generator=generator).to(self.device), clean.to(self.device)
+            signal, sigma = (level[:, None, None, None].sqrt() for level in (alphas[t], 1 - alphas[t]))
             labels = None if cameras is None else cameras.to(self.device)
-            predicted = unet(noisy, t, tokens.repeat_interleave(repeats, dim=0), class_labels=labels).sample
-            # The error of the clean picture is (1 - abar) / abar times that of the noise.
-            ratio = (1 - level) / level
-            weight = ratio.clamp(0.4, CLEAN_WEIGHT_LIMIT) if refined else ratio.sqrt().clamp(0.4, PLAIN_WEIGHT_LIMIT)
-            return (weight * (predicted - noise).square()).mean()
+            tokens = tokens.repeat_interleave(repeats, dim=0)
+            predicted = unet(signal * clean + sigma * noise, t, tokens, class_labels=labels).sample
+            return functional.mse_loss(predicted, signal * noise - sigma * clean)
 
-        trained = train(f"{name}_refined" if refined else name, unet, loss_of_batch, stage, self.cache / "states")
+        trained = train(name, unet, loss_of_batch, stage, self.cache / "states")
         folder = self.output / name
         _save(trained, folder / "unet")
         text_model.half().save_pretrained(folder / "text_encoder")
