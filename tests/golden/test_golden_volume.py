@@ -125,8 +125,8 @@ class RecordedSections(VolumeRenderer):
 
     edges: torch.Tensor
 
-    def _proposal(self, field, prepared, origins, directions, near, far, jitter):
-        return self.edges.view(*near.shape, -1)
+    def _proposal(self, field, prepared, rays):
+        return self.edges.view(*rays.near.shape, -1)
 
 
 def test_renderer_as_a_whole(recorded, close):

@@ -56,9 +56,9 @@ def test_sphere_in_closed_form():
 class FixedSections(VolumeRenderer):
     """Sections do not follow the field, as the gradient assumes: finite differences then measure the same thing."""
 
-    def _proposal(self, field, prepared, origins, directions, near, far, jitter):
-        share = torch.linspace(0, 1, self.fine_samples + 1, dtype=near.dtype)
-        return near[..., None] + (far - near)[..., None] * share
+    def _proposal(self, field, prepared, rays):
+        share = torch.linspace(0, 1, self.fine_samples + 1, dtype=rays.near.dtype)
+        return rays.near[..., None] + (rays.far - rays.near)[..., None] * share
 
 
 @pytest.mark.parametrize("color_samples", [None, 4])

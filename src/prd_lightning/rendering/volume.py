@@ -4,7 +4,7 @@ A coarse pass without gradients finds the surface, a fine pass is differentiable
 global pass, up-sampled, with one random full-resolution patch pasted in (design section 4).
 """
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import get_args
 
 import torch
@@ -36,6 +36,35 @@ from prd_lightning.rendering.neus import (
 
 EVALUATION_SAMPLES = 400_000
 """Points that are looked up at once when no gradient is needed."""
+
+
+@dataclass(frozen=True)
+class Rays:
+    """R rays of each of B scenes.
+
+    Attributes:
+        origins: [B, R, 3].
+        directions: [B, R, 3], of length 1.
+        near, far: [B, R] distances between which each is followed.
+        hits: [B, R] bool, whether it meets the bounding ball; those that do not stay empty.
+        jitter: [B, R] place within its section, between 0 and 1, where each is sampled in the proposal pass.
+    """
+
+    origins: Tensor
+    directions: Tensor
+    near: Tensor
+    far: Tensor
+    hits: Tensor
+    jitter: Tensor
+
+    def points(self, distances: Tensor) -> Tensor:
+        """[B, R, S, 3] points at [B, R, S] distances."""
+        return self.origins[..., None, :] + distances[..., None] * self.directions[..., None, :]
+
+    def take(self, index: Tensor) -> "Rays":
+        """The rays with the numbers ``index`` ([B, K])."""
+        values = (getattr(self, item.name) for item in fields(self))
+        return Rays(*(value.gather(1, index) if value.ndim == 2 else _gather_vectors(value, index) for value in values))
 
 
 class VolumeRenderer(nn.Module):
@@ -173,13 +202,12 @@ class VolumeRenderer(nn.Module):
 
         Rays that miss the ball are left out before any look-up: each scene keeps as many rays as the scene with the most hits.
         """
-        near, far, hits = self._bounds(origins, directions)
+        rays = Rays(origins, directions, *self._bounds(origins, directions), jitter)
+        hits = rays.hits
         if hits.all():
-            return self._march(field, prepared, origins, directions, near, far, hits, jitter)
+            return self._march(field, prepared, rays)
         kept = hits.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(1, int(hits.sum(dim=1).max()))]
-        vectors = [rays.gather(1, kept[..., None].expand(-1, -1, 3)) for rays in (origins, directions)]
-        numbers = (values.gather(1, kept) for values in (near, far, hits, jitter))
-        *maps, gradient, counted = self._march(field, prepared, *vectors, *numbers)
+        *maps, gradient, counted = self._march(field, prepared, rays.take(kept))
         spread = [
             origins.new_zeros(*hits.shape, values.shape[-1]).scatter(1, kept[..., None].expand_as(values), values)
             for values in maps
@@ -192,31 +220,21 @@ class VolumeRenderer(nn.Module):
             return torch.full_like(rays, 0.5)
         return torch.rand_like(rays) if self._draws is None else uniform(rays.shape, self._draws).to(rays)
 
-    def _march(
-        self,
-        field: TriplaneField,
-        prepared: PreparedPlanes,
-        origins: Tensor,
-        directions: Tensor,
-        near: Tensor,
-        far: Tensor,
-        hits: Tensor,
-        jitter: Tensor,
-    ) -> tuple[Tensor, ...]:
+    def _march(self, field: TriplaneField, prepared: PreparedPlanes, rays: Rays) -> tuple[Tensor, ...]:
         """See ``_integrate``; every ray is evaluated, those that are no ``hits`` stay empty."""
-        edges = self._proposal(field, prepared, origins, directions, near, far, jitter)
+        edges = self._proposal(field, prepared, rays)
         lengths, middle = edges.diff(dim=-1), 0.5 * (edges[..., 1:] + edges[..., :-1])
-        points = origins[..., None, :] + middle[..., None] * directions[..., None, :]
+        points = rays.points(middle)
         sdf, gradient = field.sdf_and_gradient(prepared, points.flatten(1, 2))
         normal = functional.normalize(gradient, dim=-1).view_as(points)
-        cosine = (normal * directions[..., None, :]).sum(-1)
+        cosine = (normal * rays.directions[..., None, :]).sum(-1)
         alpha = self._alpha(sdf.view_as(middle), cosine, lengths)
-        weights = render_weights((alpha * hits[..., None]).flatten(0, 1)).view_as(alpha)
+        weights = render_weights((alpha * rays.hits[..., None]).flatten(0, 1)).view_as(alpha)
         opacity = weights.sum(-1, keepdim=True)
         depth = (weights * middle).sum(-1, keepdim=True)
         summed_normal = (weights[..., None] * normal).sum(-2)
         rgb, variance = self._color(field, prepared, points, weights), depth_variance(weights, middle, depth)
-        counted = hits.repeat_interleave(middle.shape[-1], dim=1)
+        counted = rays.hits.repeat_interleave(middle.shape[-1], dim=1)
         return rgb, opacity, depth, summed_normal, variance, gradient, counted
 
     def _alpha(self, sdf: Tensor, cosine: Tensor | float, lengths: Tensor) -> Tensor:
@@ -241,30 +259,25 @@ class VolumeRenderer(nn.Module):
         return scheduled(self.color_gradient_scale, self.step)
 
     @torch.no_grad()
-    def _proposal(
-        self,
-        field: TriplaneField,
-        prepared: PreparedPlanes,
-        origins: Tensor,
-        directions: Tensor,
-        near: Tensor,
-        far: Tensor,
-        jitter: Tensor,
-    ) -> Tensor:
+    def _proposal(self, field: TriplaneField, prepared: PreparedPlanes, rays: Rays) -> Tensor:
         """Section edges [B, R, fine + 1]: evenly spaced sections, weighed by NeuS with a head-on surface, resampled."""
-        count = self.proposal_samples
+        count, near, far = self.proposal_samples, rays.near, rays.far
         spaced = torch.arange(count + 1, device=near.device, dtype=near.dtype) / count
         edges = near[..., None] + (far - near)[..., None] * spaced
         lengths = (far - near)[..., None] / count
-        middle = edges[..., :-1] + lengths * jitter[..., None]
-        points = origins[..., None, :] + middle[..., None] * directions[..., None, :]
-        sdf = field.sdf(prepared, points.flatten(1, 2)).view_as(middle)
+        middle = edges[..., :-1] + lengths * rays.jitter[..., None]
+        sdf = field.sdf(prepared, rays.points(middle).flatten(1, 2)).view_as(middle)
         alpha = self._alpha(sdf, -1.0, lengths)
         weights = render_weights(alpha.flatten(0, 1))
         # A section's neighbours share its weight: the surface may lie just beyond its edge.
         padded = functional.pad(weights, (1, 1), mode="replicate")
         spread = torch.maximum(torch.maximum(padded[:, :-2], padded[:, 2:]), weights)
         return resample(edges.flatten(0, 1), spread + 0.01, self.fine_samples).view(*near.shape, -1)
+
+
+def _gather_vectors(vectors: Tensor, index: Tensor) -> Tensor:
+    """[B, K, 3] of [B, R, 3] by numbers [B, K]."""
+    return vectors.gather(1, index[..., None].expand(-1, -1, 3))
 
 
 def _paste(coarse: RenderedMaps, patch: RenderedMaps, window: tuple[slice, slice], size: int) -> RenderedMaps:

@@ -68,18 +68,29 @@ def build_vae() -> AutoencoderKL:
 
 def build_unet(sample_size: int, camera: bool) -> UNet2DConditionModel:
     """A denoiser of [B, 4, s, s] latents; with ``camera`` it takes 16 camera numbers as class labels."""
+    return _unet(sample_size, camera, widths=(32, 64, 96), attends=(True, True, False))
+
+
+def build_normal_depth_unet() -> UNet2DConditionModel:
+    """A denoiser of [B, 4, 16, 16] maps with 16 camera numbers; wider, but without attention at full size, which costs most."""
+    return _unet(16, camera=True, widths=(64, 96, 128), attends=(False, True, True))
+
+
+def _unet(
+    sample_size: int, camera: bool, widths: tuple[int, int, int], attends: tuple[bool, bool, bool]
+) -> UNet2DConditionModel:
     conditioning = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 16} if camera else {}
     return UNet2DConditionModel(
         sample_size=sample_size,
         in_channels=4,
         out_channels=4,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        block_out_channels=(32, 64, 96),
+        down_block_types=tuple("CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in attends),
+        up_block_types=tuple("CrossAttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(attends)),
+        block_out_channels=widths,
         layers_per_block=1,
         norm_num_groups=8,
         cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=(2, 4, 6),
+        attention_head_dim=tuple(width // 16 for width in widths),
         use_linear_projection=True,
         **conditioning,
     )

@@ -46,9 +46,9 @@ class TinyWorldPlan:
     compositions: int = 3000
     clip: Stage = Stage(1500, 128, 1e-3)
     vae: Stage = Stage(1500, 12, 2e-3)
-    stable_diffusion: Stage = Stage(2800, 64, 1.2e-3)
-    mvdream: Stage = Stage(1800, 24, 1e-3)
-    richdreamer_nd: Stage = Stage(2200, 14, 1.2e-3)
+    stable_diffusion: Stage = Stage(4000, 64, 1.2e-3)
+    mvdream: Stage = Stage(2500, 24, 1e-3)
+    richdreamer_nd: Stage = Stage(4200, 14, 1.2e-3)
     seed: int = 0
 
 
@@ -161,7 +161,7 @@ class TinyWorldTrainer:
 
     def train_richdreamer_nd(self) -> None:
         """Four views of camera normals and disparity, used as the latent without an autoencoder."""
-        groups, unet = self.groups(), models.build_unet(16, camera=True)
+        groups, unet = self.groups(), models.build_normal_depth_unet()
         maps = groups.normal_disparity.float().permute(0, 1, 4, 2, 3)
         batch = _group_batches(groups, maps, richdreamer_camera_condition)
         self._train_denoiser("richdreamer_nd", unet, len(maps), batch, self.plan.richdreamer_nd)
