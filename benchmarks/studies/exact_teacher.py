@@ -36,6 +36,8 @@ TEACHER_WEIGHT, EIKONAL_WEIGHT = 300.0, 1.0
 NORMALS_AND_DISPARITY = ("normal_camera", "disparity")
 FEW_SAMPLES = (16, 12, 80.0)
 """Proposal samples, fine samples and sharpness of ``conf/world/tiny.yaml``."""
+LEVELS = (0.5, 0.95)
+"""Noise levels of the normal-depth teacher in the same file."""
 ABOVE, AROUND = CameraSettings().elevation_range, CAMERAS.elevation_range
 VARIANTS = {
     "points": {},
@@ -46,7 +48,10 @@ VARIANTS = {
     "normals and disparity, from -30 to 30 degrees": {"volume": FEW_SAMPLES, "elevation": (-30.0, 30.0)},
     "normals and disparity, from -45 to 45 degrees": {"volume": FEW_SAMPLES, "elevation": AROUND},
     "the same, mesh of 24 cells": {"mesh": 24, "elevation": AROUND},
-    "the tiny normal-depth teacher, from -45 to 45 degrees": {"volume": FEW_SAMPLES, "elevation": AROUND, "exact": False},
+    "the tiny normal-depth teacher, from -45 to 45 degrees": {"volume": FEW_SAMPLES, "elevation": AROUND, "levels": LEVELS},
+    "the same, noise levels 0.2 to 0.6": {"volume": FEW_SAMPLES, "elevation": AROUND, "levels": (0.2, 0.6)},
+    "the same, noise levels 0.75 to 0.98": {"volume": FEW_SAMPLES, "elevation": AROUND, "levels": (0.75, 0.98)},
+    "the same, guidance 2": {"volume": FEW_SAMPLES, "elevation": AROUND, "levels": LEVELS, "guidance": 2.0},
 }  # fmt: skip
 
 
@@ -62,11 +67,11 @@ def make_renderer(volume: tuple[int, int, float] | None, mesh: int | None) -> di
     return {"mesh": MeshRenderer(mesh, 32, rasterizer="torch", sdf_gradient_scale=1.0, depth="ray").train()} if mesh else {}
 
 
-def tiny_teacher() -> NormalDepthTeacher:
-    """The teacher of geometry with the settings of ``conf/world/tiny.yaml``."""
+def tiny_teacher(levels: tuple[float, float], guidance: float) -> NormalDepthTeacher:
+    """The teacher of geometry, for the rest with the settings of ``conf/world/tiny.yaml``."""
     return NormalDepthTeacher.from_folder(
-        weights_folder("richdreamer_nd"), map_size=16, guidance_scale=1.0, t_min=0.5, t_max=0.95, shift_ratio=0.0,
-        student="sds", negative_prompt="", renderers=("volume",),
+        weights_folder("richdreamer_nd"), map_size=16, guidance_scale=guidance, t_min=levels[0], t_max=levels[1],
+        shift_ratio=0.0, student="sds", space="picture", negative_prompt="", renderers=("volume",),
     )  # fmt: skip
 
 
@@ -78,9 +83,13 @@ def fit(
     mesh: int | None = None,
     maps: tuple[str, ...] = NORMALS_AND_DISPARITY,
     elevation: tuple[float, float] = AROUND,
-    exact: bool = True,
+    levels: tuple[float, float] | None = None,
+    guidance: float = 1.0,
 ) -> dict[str, float | bool]:
-    """IoU, ratio of volumes, and whether the shapes are told right, of a field after ``steps``."""
+    """IoU, ratio of volumes, and whether the shapes are told right, of a field after ``steps``.
+
+    Without noise ``levels`` the teacher is exact, with them it is the tiny normal-depth teacher.
+    """
     torch.manual_seed(seed)
     field, scene, settings = TriplaneField(16, 32), parse(prompt), CameraSettings(elevation_range=elevation)
     planes = (0.1 * torch.randn(1, 6, 16, 16, 16)).requires_grad_()
@@ -89,7 +98,10 @@ def fit(
     )
     decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * step / steps))
     renderers = make_renderer(volume, mesh)
-    teacher = OracleTeacher(maps=maps, renderers=tuple(renderers) or ("volume",)) if exact else tiny_teacher()
+    if levels is None:
+        teacher = OracleTeacher(maps=maps, renderers=tuple(renderers) or ("volume",))
+    else:
+        teacher = tiny_teacher(levels, guidance)
     draws = torch.Generator().manual_seed(seed)
     for step in range(steps):
         prepared = field.prepare(planes)
@@ -122,8 +134,11 @@ def main() -> None:
     """Prints one line of JSON for each variant and object."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--only", default="", metavar="WORDS", help="variants whose name holds these words")
     arguments = parser.parse_args()
     for name, settings in VARIANTS.items():
+        if arguments.only not in name:
+            continue
         for prompt in PROMPTS:
             print(json.dumps({"supervision": name, "prompt": prompt, **fit(prompt, arguments.steps, **settings)}), flush=True)
 

@@ -1,0 +1,95 @@
+"""Should a small teacher predict the noise or the velocity? The tiny normal-depth teacher is trained from nothing with either.
+
+    python -m benchmarks.studies.velocity --steps 230
+
+Both runs see the same renders, noise and timesteps and minimise the error of what they predict. Printed is the mean squared error
+of the *clean* maps of held-out scenes by timestep, which is what a generator learns from: what a predictor of the noise misses by
+is multiplied by sqrt((1 - abar) / abar) there, 14 at the last timestep.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+import torch.nn.functional as functional
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from prd_lightning.diffusion import NoiseSchedule, PredictionType
+from prd_lightning.teachers.multiview import install_joint_view_attention, richdreamer_camera_condition
+from prd_lightning.text import PromptEncoder
+from prd_lightning.tinyworld import models, weights_folder
+from prd_lightning.tinyworld.dataset import RenderedGroups, held_out_scenes, render_groups, training_scenes
+from prd_lightning.tinyworld.grammar import describe
+from prd_lightning.tinyworld.training import VIEWS
+
+TIMESTEPS = (100, 300, 500, 700, 900)
+BATCH_SIZE, LEARNING_RATE = 14, 1.2e-3
+
+
+def batch_of(groups: RenderedGroups, index: Tensor, text: PromptEncoder, draw: random.Random) -> tuple[Tensor, Tensor, Tensor]:
+    """Maps [B * V, 4, 16, 16], tokens and camera numbers of the groups ``index``."""
+    maps = groups.normal_disparity[index].float().permute(0, 1, 4, 2, 3).flatten(0, 1)
+    tokens = text.encode([describe(groups.scenes[i], draw) for i in index.tolist()]).tokens
+    return maps, tokens.repeat_interleave(VIEWS, dim=0), richdreamer_camera_condition(groups.cameras(index))
+
+
+def train(
+    groups: RenderedGroups, kind: PredictionType, steps: int, text: PromptEncoder
+) -> tuple[UNet2DConditionModel, NoiseSchedule]:
+    """A network and its schedule after ``steps``."""
+    torch.manual_seed(0)
+    schedule = NoiseSchedule(models.build_scheduler().alphas_cumprod, prediction_type=kind)
+    unet, generator = models.build_normal_depth_unet(), torch.Generator().manual_seed(0)
+    install_joint_view_attention(unet, VIEWS)
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
+    decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.1)
+    for _ in range(steps):
+        index = torch.randint(len(groups.scenes), (BATCH_SIZE,), generator=generator)
+        clean, tokens, cameras = batch_of(groups, index, text, random.Random(int(index.sum())))
+        t = torch.randint(schedule.num_timesteps, (BATCH_SIZE,), generator=generator).repeat_interleave(VIEWS)
+        noise = torch.randn(clean.shape, generator=generator)
+        signal, sigma = schedule.levels(t, clean)
+        target = noise if kind == "epsilon" else signal * noise - sigma * clean
+        loss = functional.mse_loss(unet(schedule.add_noise(clean, noise, t), t, tokens, class_labels=cameras).sample, target)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step()
+        decay.step()
+    return unet.eval(), schedule
+
+
+@torch.no_grad()
+def errors(groups: RenderedGroups, unet: UNet2DConditionModel, schedule: NoiseSchedule, text: PromptEncoder) -> dict[int, float]:
+    """Mean squared error of the clean maps of ``groups`` by timestep."""
+    clean, tokens, cameras = batch_of(groups, torch.arange(len(groups.scenes)), text, random.Random(0))
+    generator, found = torch.Generator().manual_seed(0), {}
+    for t in TIMESTEPS:
+        noisy = schedule.add_noise(clean, torch.randn(clean.shape, generator=generator), t)
+        noise = schedule.to_noise(unet(noisy, t, tokens, class_labels=cameras).sample, noisy, t)
+        found[t] = round(functional.mse_loss(schedule.predict_clean(noisy, noise, t), clean).item(), 4)
+    return found
+
+
+def main() -> None:
+    """Prints one line of JSON for either kind."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=230)
+    parser.add_argument("--rings", type=int, default=8, help="of cameras for each pair of shape and colour (default 8)")
+    parser.add_argument("--compositions", type=int, default=800, help="in the training data (default 800)")
+    given = parser.parse_args()
+    text = PromptEncoder.from_folder(weights_folder("richdreamer_nd"))
+    with TemporaryDirectory() as folder:
+        groups = render_groups(training_scenes(given.rings, given.compositions), Path(folder) / "training.safetensors")
+        held_out = render_groups(held_out_scenes(), Path(folder) / "held_out.safetensors", seed=1)
+    for kind in ("epsilon", "v_prediction"):
+        found = errors(held_out, *train(groups, kind, given.steps, text), text)
+        print(json.dumps({"prediction_type": kind, "steps": given.steps, "clean_error": found}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
