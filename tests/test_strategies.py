@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleD
 
 from prd_lightning.building import build_trainer, instantiate, instantiate_strategy
 from prd_lightning.configuration import compose_config
+from prd_lightning.deepspeed_strategy import AdapterDeepSpeedStrategy
 from prd_lightning.errors import ConfigurationError, ProcessGroupError
 from prd_lightning.strategies import ShardedBaseStrategy, check_whole, group_failures_named, shards_networks
 
@@ -19,8 +20,8 @@ KINDS = {
     "ddp": (DDPStrategy, False),
     "fsdp": (ShardedBaseStrategy, True),
     "fsdp2": (ShardedBaseStrategy, True),
-    "deepspeed_stage_2": (DeepSpeedStrategy, False),
-    "deepspeed_stage_3": (DeepSpeedStrategy, True),
+    "deepspeed_stage_2": (AdapterDeepSpeedStrategy, False),
+    "deepspeed_stage_3": (AdapterDeepSpeedStrategy, True),
 }
 
 
@@ -95,10 +96,14 @@ def test_a_strategy_trains_on_the_gpu(name: str, tmp_path: Path):
     if is_deepspeed:
         pytest.importorskip("deepspeed")
     small = ["world.batch_size=1", "renderer.volume.image_size=8", "renderer.mesh.resolution=8", "renderer.mesh.image_size=16"]
-    short = ["trainer.max_steps=1", "evaluation.enabled=false", "ema.decay=null"]
+    short = ["trainer.max_steps=1", "checkpoint.every_n_steps=1", "evaluation.enabled=false", "ema.decay=null"]
     given = [f"strategy={name}", f"output={tmp_path / 'run'}", *short, *small]
     command = [sys.executable, "-m", "prd_lightning.cli", "train", *given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     last = tmp_path / "run" / "checkpoints" / "last"
-    assert (last / "checkpoint").is_dir() if is_deepspeed else (last / "generator.safetensors").is_file()
+    assert (last / "generator.safetensors").is_file() and (last / "checkpoint").is_dir() is is_deepspeed
+    goes_on = [f"output={tmp_path / 'run'}", "ckpt_path=last", "trainer.max_steps=2"]
+    done = subprocess.run([*command[:4], *goes_on], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "step_000002" / "generator.safetensors").is_file()

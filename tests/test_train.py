@@ -1,6 +1,7 @@
 """``prd train`` from a config to a run folder, at the smallest sizes."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from prd_lightning import cli
 from prd_lightning.pipeline import TextToMeshPipeline
+from prd_lightning.shards import write_shards
 
 SMALL = [
     "trainer.max_steps=2",
@@ -128,6 +130,30 @@ def test_a_checkpoint_of_another_architecture_is_refused(run, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_checkpoint_that_only_deepspeed_can_read_is_refused_before_anything_is_written(run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    write_shards(folder / "checkpoints" / "last", stage=3, world_size=8)
+    before = {path: path.read_bytes() for path in folder.glob("*.*")}
+    assert cli.main(["train", *SMALL, f"output={folder}", "ckpt_path=last"]) == 2
+    assert "go on with strategy=deepspeed_stage_3 with 8 processes" in capsys.readouterr().err
+    written = {"train.log", "job.json", ".lock"}
+    assert {path: path.read_bytes() for path in before if path.name not in written} == {
+        path: content for path, content in before.items() if path.name not in written
+    }
+
+
+def test_a_training_begins_with_the_weights_of_another_one(run, tmp_path):
+    """At a learning rate of zero it ends with them."""
+    done = subprocess.run(
+        command(f"output={tmp_path / 'run'}", f"start_from={run[0]}", "optimizer.lr=0", "preview.prompts=[]"),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"beginning with the weights of {run[0]}" in done.stderr + done.stdout
+    files = [folder / "checkpoints" / "last" / "generator.safetensors" for folder in (run[0], tmp_path / "run")]
+    torch.testing.assert_close(load_file(files[1]), load_file(files[0]))
+
+
 def test_a_sweep_makes_a_folder_for_each_job(tmp_path):
     sweep = ["-m", *SMALL, "trainer.max_steps=1", f"output={tmp_path}", "teacher=mvdream,richdreamer", "seed=1"]
     module = [sys.executable, "-m", "prd_lightning.train"]

@@ -288,7 +288,8 @@ class PRDModule(lightning.LightningModule):
             CheckpointFormatError: the checkpoint is of another architecture.
         """
         self.architecture.check_same(Architecture.from_dict(checkpoint["architecture"]))
-        copy_state(self.trainable_state_dict(), checkpoint["state_dict"])
+        if "state_dict" in checkpoint:  # DeepSpeed has given each process its share already
+            copy_state(self.trainable_state_dict(), checkpoint["state_dict"])
         self.skipped_steps, self.skipped_in_a_row = checkpoint.get("skipped_steps", (0, 0))
 
     # ----------------------------------------------------------------------------------------------- inference

@@ -100,7 +100,14 @@ def shard_frozen(module: nn.Module, networks: Iterable[nn.Module], mesh: DeviceM
 
 def shards_networks(strategy: Strategy) -> bool:
     """Whether a network computes only if all processes call it."""
-    return isinstance(strategy, ShardedBaseStrategy) or (isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3)
+    return isinstance(strategy, ShardedBaseStrategy) or deepspeed_stage(strategy) == 3
+
+
+def deepspeed_stage(strategy: Strategy) -> int | None:
+    """The stage of ZeRO, 0 where DeepSpeed splits nothing; None without DeepSpeed."""
+    if not isinstance(strategy, DeepSpeedStrategy):
+        return None
+    return int(strategy.config.get("zero_optimization", {}).get("stage", 0))
 
 
 def check_whole(strategy: Strategy, setting: str) -> None:

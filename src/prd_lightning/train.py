@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from prd_lightning.building import build_data, build_module, build_trainer
-from prd_lightning.callbacks import FolderCheckpointIO, averaged_weights
+from prd_lightning.callbacks import averaged_weights, read_checkpoint
 from prd_lightning.configuration import check_overrides, config_directory, to_yaml
 from prd_lightning.data import PromptDataModule
 from prd_lightning.errors import ConfigurationError, OutputExistsError, PRDError, SweepError
@@ -38,7 +38,9 @@ from prd_lightning.run_folder import (
     lock_run_folder,
     make_room,
 )
-from prd_lightning.strategies import group_failures_named, shards_networks
+from prd_lightning.shards import check_sharding
+from prd_lightning.starting import start_from
+from prd_lightning.strategies import deepspeed_stage, group_failures_named, shards_networks
 from prd_lightning.sweeps.callback import SummaryCallback
 from prd_lightning.sweeps.job import run_job
 from prd_lightning.sweeps.record import read_record, record_failure, recorded
@@ -80,12 +82,16 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = ()) -> di
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     check_run_folder(folder, config.overwrite or config.ckpt_path is not None)
-    checkpoint = find_checkpoint(config.ckpt_path, folder, FolderCheckpointIO().load_checkpoint)
+    checkpoint = find_checkpoint(config.ckpt_path, folder, read_checkpoint)
     for message in LIBRARY_WARNINGS:
         warnings.filterwarnings("ignore", message)
     lightning.seed_everything(config.seed, verbose=False)
     module, data = build_module(config), build_data(config)
     trainer = build_trainer(config, folder)
+    if checkpoint is not None:
+        check_sharding(checkpoint, deepspeed_stage(trainer.strategy), trainer.world_size)
+    elif config.start_from is not None:
+        start_from(module, config.start_from)
     _describe(module)
     if trainer.is_global_zero:
         lock_run_folder(folder)

@@ -1,7 +1,7 @@
 """What happens around training: averaged weights, preview sheets, meshes, checkpoints of the trainable part, progress."""
 
 from prd_lightning.callbacks.averaging import WeightAveraging, averaged_weights
-from prd_lightning.callbacks.checkpoint_folder import TRAINER_FILE, FolderCheckpointIO
+from prd_lightning.callbacks.checkpoint_folder import TRAINER_FILE, FolderCheckpointIO, read_checkpoint
 from prd_lightning.callbacks.preemption import PreemptionCallback
 from prd_lightning.callbacks.previews import MeshCallback, PreviewCallback, export_meshes, render_prompts
 from prd_lightning.callbacks.progress import UnrollProgressBar
@@ -19,5 +19,6 @@ __all__ = [
     "WeightAveraging",
     "averaged_weights",
     "export_meshes",
+    "read_checkpoint",
     "render_prompts",
 ]

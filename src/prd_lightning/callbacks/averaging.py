@@ -9,7 +9,7 @@ The warm-up lets the average forget the untrained weights: while it lasts, the a
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import lightning
@@ -109,13 +109,14 @@ class WeightAveraging(lightning.Callback):
 
 @contextmanager
 def averaged_weights(trainer: lightning.Trainer, module: PRDModule) -> Iterator[None]:
-    """The weights to generate with: the average if the trainer keeps one, else the module's own."""
+    """The weights to generate with: the average if the trainer keeps one, else the module's own, whole where they must be."""
     for callback in trainer.callbacks:
         if isinstance(callback, WeightAveraging) and callback.average:
             with callback.swapped_in(module):
                 yield
             return
-    yield
+    with getattr(trainer.strategy, "generating", nullcontext)():  # DeepSpeed, which allows no average
+        yield
 
 
 def _precise_copy(value: Tensor) -> Tensor:
