@@ -1,8 +1,8 @@
 """Attention over the six planes of a scene, as diffusers attention processors."""
 
-import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from prd_lightning.attention import attend
 from prd_lightning.generator.adapters import PLANES
 
 
@@ -10,7 +10,7 @@ def _attend(attn: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tenso
     def heads(values: Tensor) -> Tensor:
         return values.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
-    mixed = functional.scaled_dot_product_attention(heads(query), heads(key), heads(value), scale=attn.scale)
+    mixed = attend(heads(query), heads(key), heads(value), attn.scale)
     return mixed.transpose(1, 2).flatten(2)
 
 

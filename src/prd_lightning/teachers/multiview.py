@@ -7,11 +7,11 @@ embedding. Its self-attention sees the tokens of all views of one prompt as one 
 
 import math
 
-import torch.nn.functional as functional
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from prd_lightning.attention import attend
 from prd_lightning.cameras import Cameras
 from prd_lightning.errors import ConfigurationError
 
@@ -37,9 +37,7 @@ class JointViewAttention:
         def heads(values: Tensor) -> Tensor:
             return values.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
 
-        mixed = functional.scaled_dot_product_attention(
-            heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context)), scale=attn.scale
-        )
+        mixed = attend(heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context)), attn.scale)
         output = attn.to_out[0](mixed.transpose(1, 2).flatten(2))
         return output.reshape(batch, tokens, width)
 

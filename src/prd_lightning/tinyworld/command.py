@@ -36,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=Path, default=Path("tinyworld_samples"), help="folder of the sample sheets")
     parser.add_argument("--steps", type=int, help="of each of the chosen stages, instead of the plan's")
     parser.add_argument("--device", default="cpu", help="where to train (cpu, cuda)")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the denoisers' training")
     parser.add_argument("--threads", type=int, help="CPU threads; default: PyTorch's")
     parser.add_argument("--seed", type=int, default=0, help="of data and training (default 0)")
 
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.steps is not None:
         chosen = [stage for stage in STAGES if stage in arguments.stages]
         plan = replace(plan, **{stage: replace(getattr(plan, stage), steps=arguments.steps) for stage in chosen})
-    trainer = TinyWorldTrainer(arguments.output, arguments.cache, plan, torch.device(arguments.device))
+    trainer = TinyWorldTrainer(arguments.output, arguments.cache, plan, torch.device(arguments.device), arguments.precision)
     for stage in STAGES:
         if stage in arguments.stages:
             getattr(trainer, f"train_{stage}")()

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as functional
@@ -61,12 +62,15 @@ class TinyWorldTrainer:
         cache: folder of renders and training states; an interrupted training continues from there.
         plan: what is trained for how long.
         device: where to train.
+        precision: of the networks' arithmetic; weights and losses are 32-bit. On processors with matrix units for bfloat16 (AMX)
+            ``bfloat16`` takes little more than half of the time.
     """
 
     output: Path
     cache: Path
     plan: TinyWorldPlan = field(default_factory=TinyWorldPlan)
     device: torch.device = torch.device("cpu")
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def groups(self) -> dataset.RenderedGroups:
         """The training renders."""
@@ -197,8 +201,9 @@ class TinyWorldTrainer:
             signal, sigma = (level[:, None, None, None].sqrt() for level in (alphas[t], 1 - alphas[t]))
             labels = None if cameras is None else cameras.to(self.device)
             tokens = tokens.repeat_interleave(repeats, dim=0)
-            predicted = unet(signal * clean + sigma * noise, t, tokens, class_labels=labels).sample
-            return functional.mse_loss(predicted, signal * noise - sigma * clean)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                predicted = unet(signal * clean + sigma * noise, t, tokens, class_labels=labels).sample
+            return functional.mse_loss(predicted.float(), signal * noise - sigma * clean)
 
         trained = train(name, unet, loss_of_batch, stage, self.cache / "states")
         folder = self.output / name
