@@ -1,7 +1,7 @@
 """A training of a few steps, in one process or as one rank of several, and what each rank saw.
 
 Everything runs in 64 bits: what is left between one process and several is rounding of some 1e-15, so that any difference in how
-losses, draws or gradients are shared out stands out.
+losses, draws or gradients are shared out stands out. DeepSpeed, which wants 32 bits, is compared with others in 32 bits.
 """
 
 import json
@@ -31,7 +31,7 @@ class Run:
 
     Attributes:
         name: of the files that it writes.
-        strategy: ``auto``, ``ddp`` or ``fsdp``.
+        strategy: ``auto``, ``ddp``, ``fsdp`` or ``deepspeed_stage_N``.
         world_size: processes.
         steps: optimizer steps.
         saved_at: steps after which a checkpoint ``NAME_STEP`` is kept, beside the last one.
@@ -39,10 +39,11 @@ class Run:
         previews: whether to draw sheets.
         fault: of rank 1: ``raise``, ``kill`` or ``stall`` after the second micro-batch, ``missing`` for a teacher's files.
         timeout: of a process that waits for another one, in seconds.
+        plain: 32 bits, one learning rate and no average, as DeepSpeed wants it.
     """
 
     name: str
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp", "deepspeed_stage_2", "deepspeed_stage_3"] = "auto"
     world_size: int = 1
     steps: int = 20
     saved_at: tuple[int, ...] = ()
@@ -50,10 +51,12 @@ class Run:
     previews: bool = False
     fault: Literal["raise", "kill", "stall", "missing"] | None = None
     timeout: float = 600
+    plain: bool = False
 
 
-def build_module(teacher: str) -> Any:
-    """Latents 4x4, a network and the exact teacher, random shifts, a patch, a bounding ball, colour with a rate of its own."""
+def build_module(teacher: str, plain: bool) -> Any:
+    """Latents 4x4, a network and the exact teacher, random shifts, a patch, a bounding ball, colour with a rate of its own, a
+    scheduled learning rate."""
     import torch
 
     from prd_lightning.architecture import Architecture
@@ -65,7 +68,7 @@ def build_module(teacher: str) -> Any:
 
     torch.manual_seed(0)
     settings = {"views": VIEWS, "map_size": 4, "guidance_scale": 1.0, "weight": 0.01}
-    return PRDModule(
+    module = PRDModule(
         Architecture("tinyworld:stable_diffusion", plane_channels=8, rank=2, latent_size=4, hidden=16),
         {"volume": VolumeRenderer(8, 6, 4, proposal_samples=8, fine_samples=6, bounding_radius=0.8, color_samples=3)},
         {
@@ -76,13 +79,16 @@ def build_module(teacher: str) -> Any:
         unroll_steps=UNROLL_STEPS,
         loss_prompts=PROMPTS_A_STEP,
         sparsity_weight=0.1,
-        color_learning_rate_factor=2.0,
-    ).double()
+        learning_rate_factor=(0, 1.0, 0.5, 10),
+        color_learning_rate_factor=1.0 if plain else 2.0,
+    )
+    return module if plain else module.double()
 
 
 def build_trainer(run: Run, callbacks: list) -> Any:
     """The trainer, with the strategies as their configs make them, gradients clipped."""
     import lightning
+    from deepspeed_cpu import strategy_on_cpu
     from lightning.pytorch.strategies import DDPStrategy
 
     from prd_lightning.callbacks import FolderCheckpointIO
@@ -90,6 +96,7 @@ def build_trainer(run: Run, callbacks: list) -> Any:
 
     common = {"process_group_backend": "gloo", "timeout": timedelta(seconds=run.timeout)}
     kinds = {"ddp": partial(DDPStrategy, find_unused_parameters=True), "fsdp": ShardedBaseStrategy}
+    kinds |= {f"deepspeed_stage_{stage}": partial(strategy_on_cpu, stage) for stage in (2, 3)}
     return lightning.Trainer(
         accelerator="cpu",
         devices=run.world_size,
@@ -118,11 +125,11 @@ def train(run: Run, folder: Path) -> None:
     from prd_lightning.strategies import group_failures_named
 
     torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(torch.float32 if run.plain else torch.float64)
     is_missing = run.fault == "missing" and os.environ["LOCAL_RANK"] == "1"
-    module = build_module(str(folder / "absent") if is_missing else "tinyworld:richdreamer_nd")
+    module = build_module(str(folder / "absent") if is_missing else "tinyworld:richdreamer_nd", run.plain)
     recorder = make_recorder(run, folder)
-    callbacks = [WeightAveraging(0.9)]
+    callbacks = [] if run.plain else [WeightAveraging(0.9)]
     if run.previews:
         callbacks.append(PreviewCallback(PROMPTS[:1], folder / f"{run.name}_run", MeshRenderer(8, 8), every_n_steps=0, views=1))
     trainer = build_trainer(run, [*callbacks, recorder])

@@ -19,6 +19,9 @@ from prd_lightning.callbacks.checkpoint_folder import partial_folder, put_in_pla
 from prd_lightning.shards import check_sharding, write_shards
 from prd_lightning.strategies import deepspeed_stage
 
+GENERATING = -1
+"""Stands for generation among the numbers of DeepSpeed's modules that use a parameter."""
+
 
 class WholeBatchPrecision(DeepSpeedPrecision):
     """Lightning's plugin, which would convert the numbers of a batch one by one, and refuses batches that cannot be changed."""
@@ -59,14 +62,27 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
 
     @contextmanager
     def generating(self) -> Iterator[None]:
-        """All processes generate together inside of the block, where there is no training step around."""
+        """All processes generate together inside of the block.
+
+        In a training step DeepSpeed notices weights that are read outside of their layer's call. Here there is none around, so
+        stage 3 has all that generates whole in every process for as long.
+        """
         if not self.zero_stage_3:
             yield
             return
         import deepspeed
 
-        with deepspeed.zero.GatheredParameters(list(self.lightning_module.field.parameters())):
-            yield
+        module = self.lightning_module
+        parts = (module.generator, module.field, module.prompt_encoder)
+        parameters = [parameter for part in parts for parameter in part.parameters()]
+        with deepspeed.zero.GatheredParameters(parameters):
+            for parameter in parameters:  # a layer that was called would give up its weights, were nobody else using them
+                parameter.ds_active_sub_modules.add(GENERATING)
+            try:
+                yield
+            finally:
+                for parameter in parameters:
+                    parameter.ds_active_sub_modules.discard(GENERATING)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
         """Writes the folder ``filepath``, which all processes must see; every process calls it.
