@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pytorch_optimizer import Muon
 from torch import Tensor, nn
 
 from prd_lightning.files import atomic_write
@@ -26,7 +27,9 @@ class Stage:
     Attributes:
         steps: optimizer steps.
         batch_size: samples (single pictures, or groups of four views) per step.
-        learning_rate: peak of a cosine schedule with a short warm-up.
+        learning_rate: AdamW's, the peak of a cosine schedule with a short warm-up.
+        matrix_learning_rate: with one, weight matrices and convolutions between the first and the last layer are trained by Muon
+            (orthogonalized momentum, Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/), on the same schedule.
         average_decay: decay of the exponential moving average of the weights.
         seed: of the sampling of batches and noise.
     """
@@ -36,14 +39,32 @@ class Stage:
     learning_rate: float
     average_decay: float = 0.995
     seed: int = 0
+    matrix_learning_rate: float | None = None
 
-    def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up over the first 2 % of the steps, then a cosine down to 2 % of the peak."""
+    def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of the module's parameters; each group keeps its ``peak`` learning rate."""
+        settings = {"betas": (0.9, 0.99), "weight_decay": 0.01}
+        if self.matrix_learning_rate is None:
+            return torch.optim.AdamW([{"params": list(module.parameters()), "peak": self.learning_rate}], **settings)
+        matrices = [
+            value for name, value in module.named_parameters() if value.ndim > 1 and not name.startswith(("conv_in", "conv_out"))
+        ]
+        chosen = set(matrices)
+        others = [value for value in module.parameters() if value not in chosen]
+        return Muon(
+            [
+                {"params": matrices, "use_muon": True, "peak": self.matrix_learning_rate},
+                {"params": others, "use_muon": False, "peak": self.learning_rate, **settings},
+            ]
+        )
+
+    def learning_rate_share(self, step: int) -> float:
+        """Of the peak: linear warm-up over the first 2 % of the steps, then a cosine down to 2 %."""
         warm_up = max(1, self.steps // 50)
         if step < warm_up:
-            return self.learning_rate * (step + 1) / warm_up
+            return (step + 1) / warm_up
         progress = (step - warm_up) / max(1, self.steps - warm_up)
-        return self.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class WeightAverage:
@@ -73,7 +94,7 @@ def train(
     state_folder.mkdir(parents=True, exist_ok=True)
     path = state_folder / f"{name}.pt"
     generator = torch.Generator().manual_seed(stage.seed)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=stage.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = stage.optimizer(module)
     average, first = WeightAverage(module, stage.average_decay), 0
     if path.is_file():
         state = torch.load(path, weights_only=True)
@@ -87,7 +108,7 @@ def train(
     last_save, running, started = time.monotonic(), 0.0, time.monotonic()
     for step in range(first, stage.steps):
         for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate_at(step)
+            group["lr"] = group["peak"] * stage.learning_rate_share(step)
         loss = loss_of_batch(generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -49,7 +49,7 @@ class TinyWorldPlan:
     vae: Stage = Stage(1500, 12, 2e-3)
     stable_diffusion: Stage = Stage(4000, 64, 1.2e-3)
     mvdream: Stage = Stage(2500, 24, 1e-3)
-    richdreamer_nd: Stage = Stage(4200, 14, 1.2e-3)
+    richdreamer_nd: Stage = Stage(3200, 14, 1.2e-3, matrix_learning_rate=0.02)
     seed: int = 0
 
 
@@ -177,7 +177,8 @@ class TinyWorldTrainer:
         """Prediction of the velocity with dropped prompts.
 
         At high noise, where distillation asks a teacher for its picture, the velocity nearly is that picture. A predictor of the
-        noise has to repeat its input there, and what it misses by is multiplied by up to 14 in the picture.
+        noise has to repeat its input there, and what it misses by is multiplied by up to 14 in the picture. The loss is the error
+        of the clean picture: sigma^2 times that of the velocity.
         """
         tokenizer = CLIPTokenizer.from_pretrained(self.output / "clip")
         text_model = CLIPModel.from_pretrained(self.output / "clip").float().text_model.to(self.device).eval()
@@ -188,7 +189,7 @@ class TinyWorldTrainer:
             install_joint_view_attention(unet, VIEWS)
 
         def loss_of_batch(generator: torch.Generator) -> Tensor:
-            """Squared error of the velocity at random timesteps."""
+            """Squared error of the clean picture at random timesteps."""
             index = torch.randint(samples, (stage.batch_size,), generator=generator)
             draw = random.Random(int(index.sum()) + int(index[0]))
             clean, prompts, cameras = batch(index, draw)
@@ -203,7 +204,7 @@ class TinyWorldTrainer:
             tokens = tokens.repeat_interleave(repeats, dim=0)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
                 predicted = unet(signal * clean + sigma * noise, t, tokens, class_labels=labels).sample
-            return functional.mse_loss(predicted.float(), signal * noise - sigma * clean)
+            return functional.mse_loss(sigma * predicted.float(), sigma * (signal * noise - sigma * clean))
 
         trained = train(name, unet, loss_of_batch, stage, self.cache / "states")
         folder = self.output / name
