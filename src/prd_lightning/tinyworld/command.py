@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prd_lightning.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from prd_lightning.tinyworld.training import TinyWorldPlan
+    from prd_lightning.tinyworld.training import TinyWorldTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     for stage in STAGES:
         if stage in arguments.stages:
             getattr(trainer, f"train_{stage}")()
-            card.record_training(arguments.output, stage, _settings(plan, stage))
+            card.record_training(arguments.output, stage, _settings(trainer, stage))
     if "card" in arguments.stages:
         held_out = dataset.render_groups(dataset.held_out_scenes(), arguments.cache / "held_out_renders.safetensors", seed=1)
         written = card.write_card(arguments.output, held_out)
@@ -75,9 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(plan: "TinyWorldPlan", stage: str) -> dict:
-    """Length of a stage and what its data were, for the card."""
+def _settings(trainer: "TinyWorldTrainer", stage: str) -> dict:
+    """Length of a stage, its arithmetic, and what its data were, for the card."""
     from prd_lightning.tinyworld.dataset import CAMERAS
 
+    plan, precision = trainer.plan, trainer.precision if stage in TEACHERS else "float32"
     data = {"rings_per_pair": plan.rings_per_pair, "compositions": plan.compositions, "data_seed": plan.seed}
-    return asdict(getattr(plan, stage)) | data | {"elevation_range": list(CAMERAS.elevation_range)}
+    return asdict(getattr(plan, stage)) | {"precision": precision} | data | {"elevation_range": list(CAMERAS.elevation_range)}
