@@ -22,6 +22,7 @@ from traffic import bytes_on_wire, counted_collectives
 
 UNROLL_STEPS, PROMPTS_A_STEP, VIEWS = 2, 2, 2
 PROMPTS = ("a red cube", "a green torus", "a blue cone", "a pink dome")
+GENERATED = ("a white cube",)
 processes = multiprocessing.get_context("forkserver")
 
 
@@ -36,7 +37,7 @@ class Run:
         steps: optimizer steps.
         saved_at: steps after which a checkpoint ``NAME_STEP`` is kept, beside the last one.
         checkpoint: name of the one to go on from.
-        previews: whether to draw sheets.
+        previews: whether to draw sheets, and to generate when all is done.
         fault: of rank 1: ``raise``, ``kill`` or ``stall`` after the second micro-batch, ``missing`` for a teacher's files.
         timeout: of a process that waits for another one, in seconds.
         plain: 32 bits, one learning rate and no average, as DeepSpeed wants it.
@@ -118,7 +119,7 @@ def train(run: Run, folder: Path) -> None:
     """One rank's training; writes ``NAME_rankN.json`` and the checkpoint ``NAME`` into ``folder``."""
     import torch
 
-    from prd_lightning.callbacks import PreviewCallback, WeightAveraging
+    from prd_lightning.callbacks import PreviewCallback, WeightAveraging, averaged_weights
     from prd_lightning.cameras import CameraSettings
     from prd_lightning.data import ListPrompts, PromptDataModule
     from prd_lightning.rendering import MeshRenderer
@@ -139,6 +140,9 @@ def train(run: Run, folder: Path) -> None:
     with counted_collectives() as recorder.sizes:
         with group_failures_named(run.world_size):  # as ``prd train`` does
             trainer.fit(module, data, ckpt_path=run.checkpoint and folder / run.checkpoint)
+    if run.previews:
+        with averaged_weights(trainer, module):  # as the final evaluation does
+            recorder.report["planes"] = module.eval().generate(GENERATED, [0]).geometry.flatten()[::97].tolist()
     trainer.save_checkpoint(folder / run.name)
     (folder / f"{run.name}_rank{trainer.global_rank}.json").write_text(json.dumps(recorder.report | {"sizes": sizes(module)}))
 

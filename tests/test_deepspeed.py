@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from distributed_training import Run, reports
+from distributed_training import GENERATED, UNROLL_STEPS, Run, reports
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -13,6 +13,7 @@ from prd_lightning.callbacks import FolderCheckpointIO, read_checkpoint
 from prd_lightning.checkpoints import GENERATOR_FILE
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.pipeline import TextToMeshPipeline
+from prd_lightning.sampling import sample_planes
 from prd_lightning.shards import read_shards
 
 pytest.importorskip("deepspeed")
@@ -46,6 +47,7 @@ def test_a_stage_learns_what_replicas_learn_and_goes_on_exactly(stage: int, repl
         torch.testing.assert_close(states[1][name], states[0][name], rtol=0, atol=0)
     check_folder(tmp_path / "whole", stage)
     sheets = [path.name for path in sorted((tmp_path / "whole_run").rglob("*.png"))]
+    check_generated(tmp_path / "whole", whole)
     assert sheets == ["step_000000.png", f"step_{STEPS:06d}.png"], "all processes together draw them, the first one writes"
 
 
@@ -64,12 +66,21 @@ def check_like_replicas(replicas: tuple[Path, list[dict[str, Any]]], folder: Pat
     assert differences.mean() < 1e-5 and differences.max() < 1e-2
 
 
+def check_generated(folder: Path, ranks: list[dict[str, Any]]) -> None:
+    """After the training every process generates with the weights that the adapter file has."""
+    pipeline = TextToMeshPipeline.from_pretrained(folder, device="cpu")
+    assert pipeline.weights_path == folder / GENERATOR_FILE
+    with torch.no_grad():
+        planes = sample_planes(pipeline.parts, GENERATED, [0], UNROLL_STEPS).geometry.flatten()[::97].tolist()
+    for rank in ranks:
+        torch.testing.assert_close(rank["planes"], planes, rtol=1e-4, atol=1e-5)
+
+
 def check_folder(folder: Path, stage: int) -> None:
-    """Small, without what is frozen; a mesh can be made from it; another strategy refuses to go on from it, by name."""
+    """Small, without what is frozen; another strategy refuses to go on from it, by name."""
     shards = read_shards(folder)
     assert (shards.stage, shards.world_size) == (stage, 2)
     trained = shards.files[GENERATOR_FILE]
     assert sum(shards.files.values()) < 7 * trained, "that file, weights, their copies in 32 bits, two moments, little else"
-    assert TextToMeshPipeline.from_pretrained(folder, device="cpu").weights_path == folder / GENERATOR_FILE
     with pytest.raises(ConfigurationError, match=f"strategy=deepspeed_stage_{stage} with 2 processes"):
         FolderCheckpointIO().load_checkpoint(folder)

@@ -5,7 +5,7 @@ What is trained is gathered besides, in 32 bits, so that a run can be generated 
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from prd_lightning.callbacks.checkpoint_folder import partial_folder, put_in_place, read_checkpoint, write_checkpoint
 from prd_lightning.shards import check_sharding, write_shards
 from prd_lightning.strategies import deepspeed_stage
-
-GENERATING = -1
-"""Stands for generation among the numbers of DeepSpeed's modules that use a parameter."""
+from prd_lightning.text import PromptEncoder
 
 
 class WholeBatchPrecision(DeepSpeedPrecision):
@@ -51,21 +49,33 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
         self._precision_plugin = WholeBatchPrecision(plugin.precision) if isinstance(plugin, DeepSpeedPrecision) else plugin
 
     def init_deepspeed(self) -> None:
-        """Has stage 3 keep the field's weights whole from the begin of a training step to the end of its backward pass: the field
-        computes its gradient from them directly, where no layer's call has them gathered."""
-        if self.zero_stage_3:
-            import deepspeed  # it comes with an extra
+        """Has stage 3 leave whole what the processes do not call alike: each must gather the same weights at the same time.
 
-            for parameter in self.lightning_module.field.parameters():
-                deepspeed.zero.register_external_parameter(self.lightning_module, parameter)
+        A text encoder runs for the prompts that its process has not met yet, so it stays out of DeepSpeed's sight. How often the
+        field's layers run depends on the shape, so the training step as a whole gathers them, from its begin to the end of its
+        backward pass; the field computes its gradient from their weights besides, where no layer's call has them gathered.
+        """
+        if not self.zero_stage_3:
+            super().init_deepspeed()
+            return
+        import deepspeed  # it comes with an extra
+
+        module = self.lightning_module
+        for parameter in module.field.parameters():
+            deepspeed.zero.register_external_parameter(module, parameter)
+        hide_text_encoders(module)
         super().init_deepspeed()
+        kind = next(module.generator.parameters()).dtype
+        for encoder in prompt_encoders(module):
+            encoder.text_encoder.to(self.root_device, kind)  # as DeepSpeed does with what it sees
+        take_hooks(module.field)
 
     @contextmanager
     def generating(self) -> Iterator[None]:
-        """All processes generate together inside of the block.
+        """All processes enter together, and each generates what it likes inside of the block.
 
-        In a training step DeepSpeed notices weights that are read outside of their layer's call. Here there is none around, so
-        stage 3 has all that generates whole in every process for as long.
+        Stage 3 has all that generates whole in every process for as long, without the hooks by which layers gather weights and
+        give them up again: the first process alone may render, and all must follow one order of layers after the block.
         """
         if not self.zero_stage_3:
             yield
@@ -73,16 +83,14 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
         import deepspeed
 
         module = self.lightning_module
-        parts = (module.generator, module.field, module.prompt_encoder)
-        parameters = [parameter for part in parts for parameter in part.parameters()]
-        with deepspeed.zero.GatheredParameters(parameters):
-            for parameter in parameters:  # a layer that was called would give up its weights, were nobody else using them
-                parameter.ds_active_sub_modules.add(GENERATING)
+        module.to(self.root_device)  # Lightning takes it away when a training ends
+        with deepspeed.zero.GatheredParameters([*module.generator.parameters(), *module.field.parameters()]):
+            taken = take_hooks(module.generator)
             try:
                 yield
             finally:
-                for parameter in parameters:
-                    parameter.ds_active_sub_modules.discard(GENERATING)
+                for hooks, own in taken:
+                    hooks.update(own)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
         """Writes the folder ``filepath``, which all processes must see; every process calls it.
@@ -116,6 +124,30 @@ class AdapterDeepSpeedStrategy(DeepSpeedStrategy):
         state = read_checkpoint(checkpoint_path)
         super().load_checkpoint(checkpoint_path, weights_only)
         return {key: value for key, value in state.items() if key != "state_dict"}
+
+
+def prompt_encoders(module: nn.Module) -> list[PromptEncoder]:
+    """Those of the generator and of the teachers."""
+    return [part for part in module.modules() if isinstance(part, PromptEncoder)]
+
+
+def hide_text_encoders(module: nn.Module) -> None:
+    """Leaves text encoders with their owners as plain attributes: they and their weights are no part of ``module`` any more."""
+    for encoder in prompt_encoders(module):
+        if "text_encoder" in encoder._modules:
+            vars(encoder)["text_encoder"] = encoder._modules.pop("text_encoder")
+
+
+def take_hooks(module: nn.Module) -> list[tuple[dict[int, Callable], dict[int, Callable]]]:
+    """Takes DeepSpeed's hooks off all layers; returns each layer's hooks that are left, and those to add to them again."""
+    taken = []
+    for layer in module.modules():
+        for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
+            own = {key: hook for key, hook in hooks.items() if hook.__module__.startswith("deepspeed.")}
+            for key in own:
+                del hooks[key]
+            taken.append((hooks, own))
+    return taken
 
 
 @torch.no_grad()
