@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.studies import velocity
+from benchmarks.studies import denoiser
 from benchmarks.studies.exact_teacher import FEW_SAMPLES, LEVELS, VARIANTS, fit
 from prd_lightning.text import PromptEncoder
 from prd_lightning.tinyworld import weights_folder
@@ -28,9 +28,9 @@ def test_every_variant_names_what_it_fits_to():
 
 
 def test_a_predictor_of_the_velocity_learns_clean_maps_sooner_than_one_of_the_noise(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(velocity, "BATCH_SIZE", 4)
+    monkeypatch.setattr(denoiser, "BATCH_SIZE", 4)
     scenes = [Scene.single(shape, "red") for shape in ("cube", "cone", "torus", "disk")]
     groups = render_groups(scenes, tmp_path / "renders.safetensors", workers=1)
     text = PromptEncoder.from_folder(weights_folder("richdreamer_nd"))
-    found = {kind: velocity.errors(groups, *velocity.train(groups, kind, 6, text), text) for kind in ("epsilon", "v_prediction")}
+    found = {kind: denoiser.errors(groups, *denoiser.train(groups, 6, text, kind), text) for kind in ("epsilon", "v_prediction")}
     assert found["v_prediction"][900] < 0.3 * found["epsilon"][900]

@@ -1,10 +1,11 @@
-"""Should a small teacher predict the noise or the velocity? The tiny normal-depth teacher is trained from nothing with either.
+"""How does a small teacher learn fastest? The tiny normal-depth teacher is trained from nothing in several ways.
 
-    python -m benchmarks.studies.velocity --steps 230
+    python -m benchmarks.studies.denoiser --steps 200
 
-Both runs see the same renders, noise and timesteps and minimise the error of what they predict. Printed is the mean squared error
-of the *clean* maps of held-out scenes by timestep, which is what a generator learns from: what a predictor of the noise misses by
-is multiplied by sqrt((1 - abar) / abar) there, 14 at the last timestep.
+It predicts the noise or the velocity, minimises the error of that or (weighed by sigma^2) of the clean maps, with AdamW or Muon.
+All see the same renders, noise and timesteps. Printed is the mean squared error of the *clean* maps of held-out scenes by
+timestep, which is what a generator learns from: what a predictor of the noise misses by is multiplied there by
+sqrt((1 - abar) / abar), 14 at the last timestep.
 """
 
 import argparse
@@ -24,10 +25,17 @@ from prd_lightning.text import PromptEncoder
 from prd_lightning.tinyworld import models, weights_folder
 from prd_lightning.tinyworld.dataset import RenderedGroups, held_out_scenes, render_groups, training_scenes
 from prd_lightning.tinyworld.grammar import describe
+from prd_lightning.tinyworld.loops import Stage
 from prd_lightning.tinyworld.training import VIEWS
 
 TIMESTEPS = (100, 300, 500, 700, 900)
-BATCH_SIZE, LEARNING_RATE = 14, 1.2e-3
+BATCH_SIZE, LEARNING_RATE, MATRIX_LEARNING_RATE = 14, 1.2e-3, 0.02
+VARIANTS = {
+    "noise": {"predicts": "epsilon"},
+    "velocity": {"predicts": "v_prediction"},
+    "velocity, error of clean maps": {"predicts": "v_prediction", "of_clean": True},
+    "velocity, error of clean maps, Muon": {"predicts": "v_prediction", "of_clean": True, "muon": True},
+}
 
 
 def batch_of(groups: RenderedGroups, index: Tensor, text: PromptEncoder, draw: random.Random) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,28 +46,29 @@ def batch_of(groups: RenderedGroups, index: Tensor, text: PromptEncoder, draw: r
 
 
 def train(
-    groups: RenderedGroups, kind: PredictionType, steps: int, text: PromptEncoder
+    groups: RenderedGroups, steps: int, text: PromptEncoder, predicts: PredictionType, of_clean: bool = False, muon: bool = False
 ) -> tuple[UNet2DConditionModel, NoiseSchedule]:
-    """A network and its schedule after ``steps``."""
+    """A network and its schedule after ``steps``; ``of_clean`` weighs the velocity's error by sigma^2."""
     torch.manual_seed(0)
-    schedule = NoiseSchedule(models.build_scheduler().alphas_cumprod, prediction_type=kind)
+    schedule = NoiseSchedule(models.build_scheduler().alphas_cumprod, prediction_type=predicts)
     unet, generator = models.build_normal_depth_unet(), torch.Generator().manual_seed(0)
     install_joint_view_attention(unet, VIEWS)
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
-    decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.1)
-    for _ in range(steps):
+    stage = Stage(steps, BATCH_SIZE, LEARNING_RATE, matrix_learning_rate=MATRIX_LEARNING_RATE if muon else None)
+    optimizer = stage.optimizer(unet)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * stage.learning_rate_share(step)
         index = torch.randint(len(groups.scenes), (BATCH_SIZE,), generator=generator)
         clean, tokens, cameras = batch_of(groups, index, text, random.Random(int(index.sum())))
         t = torch.randint(schedule.num_timesteps, (BATCH_SIZE,), generator=generator).repeat_interleave(VIEWS)
         noise = torch.randn(clean.shape, generator=generator)
         signal, sigma = schedule.levels(t, clean)
-        target = noise if kind == "epsilon" else signal * noise - sigma * clean
-        loss = functional.mse_loss(unet(schedule.add_noise(clean, noise, t), t, tokens, class_labels=cameras).sample, target)
+        target = noise if predicts == "epsilon" else signal * noise - sigma * clean
+        error = unet(schedule.add_noise(clean, noise, t), t, tokens, class_labels=cameras).sample - target
         optimizer.zero_grad()
-        loss.backward()
+        (sigma * error if of_clean else error).square().mean().backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step()
-        decay.step()
     return unet.eval(), schedule
 
 
@@ -76,19 +85,22 @@ def errors(groups: RenderedGroups, unet: UNet2DConditionModel, schedule: NoiseSc
 
 
 def main() -> None:
-    """Prints one line of JSON for either kind."""
+    """Prints one line of JSON for each variant."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=230)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rings", type=int, default=8, help="of cameras for each pair of shape and colour (default 8)")
     parser.add_argument("--compositions", type=int, default=800, help="in the training data (default 800)")
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, metavar="NAME", help=f"of: {'; '.join(VARIANTS)} (default all)"
+    )
     given = parser.parse_args()
     text = PromptEncoder.from_folder(weights_folder("richdreamer_nd"))
     with TemporaryDirectory() as folder:
         groups = render_groups(training_scenes(given.rings, given.compositions), Path(folder) / "training.safetensors")
         held_out = render_groups(held_out_scenes(), Path(folder) / "held_out.safetensors", seed=1)
-    for kind in ("epsilon", "v_prediction"):
-        found = errors(held_out, *train(groups, kind, given.steps, text), text)
-        print(json.dumps({"prediction_type": kind, "steps": given.steps, "clean_error": found}), flush=True)
+    for name in given.variants or VARIANTS:
+        found = errors(held_out, *train(groups, given.steps, text, **VARIANTS[name]), text)
+        print(json.dumps({"variant": name, "steps": given.steps, "clean_error": found}), flush=True)
 
 
 if __name__ == "__main__":
