@@ -129,7 +129,6 @@ def test_a_checkpoint_of_another_architecture_is_refused(run, tmp_path, capsys):
     assert status == 2 and "rank" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_checkpoint_that_only_deepspeed_can_read_is_refused_before_anything_is_written(run, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(run[0], folder)
@@ -154,6 +153,7 @@ def test_a_training_begins_with_the_weights_of_another_one(run, tmp_path):
     torch.testing.assert_close(load_file(files[1]), load_file(files[0]))
 
 
+@pytest.mark.slow
 def test_a_sweep_makes_a_folder_for_each_job(tmp_path):
     sweep = ["-m", *SMALL, "trainer.max_steps=1", f"output={tmp_path}", "teacher=mvdream,richdreamer", "seed=1"]
     module = [sys.executable, "-m", "prd_lightning.train"]

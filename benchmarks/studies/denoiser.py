@@ -23,12 +23,12 @@ from prd_lightning.diffusion import NoiseSchedule, PredictionType
 from prd_lightning.teachers.multiview import install_joint_view_attention, richdreamer_camera_condition
 from prd_lightning.text import PromptEncoder
 from prd_lightning.tinyworld import models, weights_folder
+from prd_lightning.tinyworld.card import TIMESTEPS
 from prd_lightning.tinyworld.dataset import RenderedGroups, held_out_scenes, render_groups, training_scenes
 from prd_lightning.tinyworld.grammar import describe
 from prd_lightning.tinyworld.loops import Stage
 from prd_lightning.tinyworld.training import VIEWS
 
-TIMESTEPS = (100, 300, 500, 700, 900)
 BATCH_SIZE, LEARNING_RATE, MATRIX_LEARNING_RATE = 14, 1.2e-3, 0.02
 VARIANTS = {
     "noise": {"predicts": "epsilon"},
