@@ -5,7 +5,8 @@ make equal meshes (at 64^3 the meshes themselves are compared too). Fields: ever
 shipped generator, and random ones of many kinds, whose planes are as fine for the grid as the published ones (256 texels at 160
 cells). It also measures the memory of one surface at 256^3.
 
-What was found so far stands in a file beside ``--output``; the same command goes on from there, unless the code has changed.
+What was found so far stands in a file beside ``--output``; the same command goes on from there, unless the code has changed
+(with another generator shipped, the tiny world's fields are compared again).
 """
 
 import argparse
@@ -22,11 +23,13 @@ import torch
 
 from benchmarks.measuring import Settings, environment, write_results
 from benchmarks.surface_fields import KINDS, compare, random_field
+from prd_lightning.checkpoints import GENERATOR_FILE
 from prd_lightning.errors import ConfigurationError, PRDError
 from prd_lightning.field import PreparedPlanes, TriplaneField
 from prd_lightning.files import atomic_write, check_output
 from prd_lightning.pipeline import TextToMeshPipeline
 from prd_lightning.sampling import sample_planes
+from prd_lightning.tinyworld import weights_folder
 from prd_lightning.tinyworld.grammar import describe, held_out_compositions, held_out_pair_prompts
 
 SCHEMA = "prd_lightning.surface_check.1"
@@ -112,18 +115,24 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
+def generator_hash() -> str:
+    """Of the shipped generator, whose fields are those of the tiny world."""
+    return hashlib.sha256((weights_folder("generator") / GENERATOR_FILE).read_bytes()).hexdigest()
+
+
 def read_partial(path: Path) -> dict[Job, dict[str, Any]]:
-    """What an earlier run with the same code found; a line that was cut off is left out."""
+    """What an earlier run with the same code found, of the tiny world with the same generator; a cut off line is left out."""
     outcomes: dict[Job, dict[str, Any]] = {}
     if not path.is_file():
         return outcomes
     lines = path.read_text().split("\n")
-    if lines[0] != source_hash():
+    code, _, generator = lines[0].partition(" ")
+    if code != source_hash():
         return outcomes
     for line in lines[1:-1]:  # the last one has no end
         outcome = json.loads(line)
         outcomes[tuple(outcome.pop("job"))] = outcome
-    return outcomes
+    return {job: outcome for job, outcome in outcomes.items() if job[0] != "tiny" or generator == generator_hash()}
 
 
 def run_jobs(jobs: Sequence[Job], partial: Path | None, seconds: float) -> dict[Job, dict[str, Any]]:
@@ -138,7 +147,7 @@ def run_jobs(jobs: Sequence[Job], partial: Path | None, seconds: float) -> dict[
     if partial:  # written anew, so that a line cut off by a kill is gone
         with atomic_write(partial, overwrite=True) as temporary:
             rows = [json.dumps({"job": job, **outcome}) for job, outcome in outcomes.items()]
-            temporary.write_text("\n".join([source_hash(), *rows]) + "\n")
+            temporary.write_text("\n".join([f"{source_hash()} {generator_hash()}", *rows]) + "\n")
     tiny: Callable[[int], tuple[TriplaneField, PreparedPlanes]] | None = None
     begun, left = time.monotonic(), [job for job in jobs if job not in outcomes]
     for world, number, resolution in left:

@@ -30,6 +30,7 @@ def test_the_velocity_of_noisy_samples_tells_their_noise(schedule):
     schedule.prediction_type = "v_prediction"
     clean, noise, t = torch.randn(3, 4, 5, 5), torch.randn(3, 4, 5, 5), torch.tensor([3, 500, 900])
     velocity = DDIMScheduler(**STABLE_DIFFUSION).get_velocity(clean, noise, t)
+    torch.testing.assert_close(schedule.velocity(clean, noise, t), velocity)
     torch.testing.assert_close(schedule.to_noise(velocity, schedule.add_noise(clean, noise, t), t), noise, atol=1e-5, rtol=1e-5)
 
 

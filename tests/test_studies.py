@@ -32,5 +32,6 @@ def test_a_predictor_of_the_velocity_learns_clean_maps_sooner_than_one_of_the_no
     scenes = [Scene.single(shape, "red") for shape in ("cube", "cone", "torus", "disk")]
     groups = render_groups(scenes, tmp_path / "renders.safetensors", workers=1)
     text = PromptEncoder.from_folder(weights_folder("richdreamer_nd"))
-    found = {kind: denoiser.errors(groups, *denoiser.train(groups, 6, text, kind), text) for kind in ("epsilon", "v_prediction")}
+    trained = {kind: denoiser.train_variant(groups, 6, text, kind) for kind in ("epsilon", "v_prediction")}
+    found = {kind: denoiser.errors(groups, *model, text) for kind, model in trained.items()}
     assert found["v_prediction"][900] < 0.3 * found["epsilon"][900]

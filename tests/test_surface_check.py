@@ -72,6 +72,14 @@ def test_outcomes_of_other_code_are_not_taken_over(tmp_path, monkeypatch):
     assert surface_check.read_partial(partial) == {}
 
 
+def test_fields_of_another_generator_are_compared_again(tmp_path, monkeypatch):
+    partial = tmp_path / "check.json.partial"
+    surface_check.run_jobs([("tiny", 0, 12), *JOBS[:2]], partial, float("inf"))
+    assert len(surface_check.read_partial(partial)) == 3
+    monkeypatch.setattr(surface_check, "generator_hash", lambda: "another")
+    assert list(surface_check.read_partial(partial)) == JOBS[:2]
+
+
 def test_the_time_limit_leaves_the_rest(tmp_path):
     assert surface_check.run_jobs(JOBS, tmp_path / "check.json.partial", -1.0) == {}
 

@@ -100,6 +100,11 @@ class NoiseSchedule(nn.Module):
         signal, sigma = self.levels(t, clean)
         return signal * clean + sigma * noise
 
+    def velocity(self, clean: Tensor, noise: Tensor, t: int | Tensor) -> Tensor:
+        """What a network that predicts the velocity has to say for z_t of ``clean`` and ``noise`` [B, ...]."""
+        signal, sigma = self.levels(t, clean)
+        return signal * noise - sigma * clean
+
     def to_noise(self, prediction: Tensor, noisy: Tensor, t: int | Tensor) -> Tensor:
         """The noise that a network's ``prediction`` [B, ...] for z_t says: itself, or what follows from a velocity."""
         if self.prediction_type == "epsilon":

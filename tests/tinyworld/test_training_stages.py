@@ -1,10 +1,12 @@
 """Every stage of ``prd tinyworld`` trains, writes folders that the library loads, and notes how in the card."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from prd_lightning import cli
 from prd_lightning.teachers.loading import load_denoiser
@@ -40,3 +42,22 @@ def test_every_stage_for_one_step(few_groups: RenderedGroups, tmp_path: Path):
     noted = read_card(output)["training"]
     assert list(noted) == list(STAGES) and noted["richdreamer_nd"]["steps"] == 1
     assert [noted[stage]["precision"] for stage in STAGES] == ["float32", "float32", *["bfloat16"] * 3]
+
+
+def test_denoisers_go_on_from_finished_ones(few_groups: RenderedGroups, tmp_path: Path):
+    first, second, cache = tmp_path / "first", tmp_path / "second", tmp_path / "cache"
+    arguments = ["tinyworld", "--threads", "1", "--cache", str(cache), "--stages"]
+    assert cli.main([*arguments, "clip", "richdreamer_nd", "--steps", "1", "--output", str(first)]) == 0
+    going_on = [*arguments, "richdreamer_nd", "--steps", "2", "--output", str(second)]
+    shutil.copytree(first / "clip", second / "clip")
+    assert cli.main([*going_on, "--start-from", str(first)]) == 0
+    before, after = (load_file(folder / "richdreamer_nd/unet/diffusion_pytorch_model.safetensors") for folder in (first, second))
+    changes = torch.cat([(after[name].float() - before[name].float()).abs().flatten() for name in before])
+    assert 0 < changes.mean() < 0.01, "two steps on from the first model; another beginning would differ by 0.04"
+    noted = read_card(second)["training"]["richdreamer_nd"]
+    assert noted["steps"] == 2 and noted["start_from"] == read_card(first)["training"]["richdreamer_nd"]
+
+
+def test_start_without_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["tinyworld", "--stages", "mvdream", "--start-from", str(tmp_path)]) != 0
+    assert str(tmp_path / "mvdream" / "unet") in capsys.readouterr().err

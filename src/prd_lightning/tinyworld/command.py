@@ -18,6 +18,7 @@ STAGES = ("clip", "vae", *TEACHERS)
 EXAMPLES = """examples:
   prd tinyworld                                    (everything, into tinyworld_weights/; about two hours on two cores)
   prd tinyworld --stages mvdream card samples      (one model, then the card and the sample sheets)
+  prd tinyworld --stages richdreamer_nd --start-from src/prd_lightning/tinyworld/weights    (goes on with the shipped one)
   prd tinyworld --output src/prd_lightning/tinyworld/weights --samples docs/teachers    (what the package ships)
 
 An interrupted training continues where it stopped; delete --cache to start afresh.
@@ -33,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("tinyworld_weights"), help="folder of the models")
     parser.add_argument("--cache", type=Path, default=Path("tinyworld_cache"), help="folder of renders and training states")
+    parser.add_argument("--start-from", type=Path, metavar="FOLDER", help="denoisers go on from the models in this folder")
     parser.add_argument("--samples", type=Path, default=Path("tinyworld_samples"), help="folder of the sample sheets")
     parser.add_argument("--steps", type=int, help="of each of the chosen stages, instead of the plan's")
     parser.add_argument("--device", default="cpu", help="where to train (cpu, cuda)")
@@ -47,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(f"--seed must not be negative, got {arguments.seed}")
     if arguments.steps is not None and arguments.steps < 1:
         raise ConfigurationError(f"--steps must be at least 1, got {arguments.steps}")
+    _check_start(arguments)
     import torch
 
     from prd_lightning.tinyworld import card, dataset, samples
@@ -58,11 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.steps is not None:
         chosen = [stage for stage in STAGES if stage in arguments.stages]
         plan = replace(plan, **{stage: replace(getattr(plan, stage), steps=arguments.steps) for stage in chosen})
-    trainer = TinyWorldTrainer(arguments.output, arguments.cache, plan, torch.device(arguments.device), arguments.precision)
+    trainer = TinyWorldTrainer(
+        arguments.output, arguments.cache, plan, torch.device(arguments.device), arguments.precision, arguments.start_from
+    )
     for stage in STAGES:
         if stage in arguments.stages:
+            begun = _begun_with(trainer, stage)
             getattr(trainer, f"train_{stage}")()
-            card.record_training(arguments.output, stage, _settings(trainer, stage))
+            card.record_training(arguments.output, stage, _settings(trainer, stage) | begun)
     if "card" in arguments.stages:
         held_out = dataset.render_groups(dataset.held_out_scenes(), arguments.cache / "held_out_renders.safetensors", seed=1)
         written = card.write_card(arguments.output, held_out)
@@ -73,6 +79,25 @@ def run(arguments: argparse.Namespace) -> int:
         for name in TEACHERS:
             print(samples.sample_sheet(name, arguments.output, arguments.samples / f"{name}.png"))
     return 0
+
+
+def _check_start(arguments: argparse.Namespace) -> None:
+    """Raises a ConfigurationError if ``--start-from`` lacks a denoiser that is to go on."""
+    if arguments.start_from is None:
+        return
+    for stage in TEACHERS:
+        folder = arguments.start_from / stage / "unet"
+        if stage in arguments.stages and not (folder / "config.json").is_file():
+            raise ConfigurationError(f"--start-from {arguments.start_from}: there is no model in {folder}; train it from nothing")
+
+
+def _begun_with(trainer: "TinyWorldTrainer", stage: str) -> dict:
+    """How the model that a stage goes on with was trained; nothing for one that begins from random weights."""
+    from prd_lightning.tinyworld.card import read_card
+
+    if trainer.start_from is None or stage not in TEACHERS:
+        return {}
+    return {"start_from": read_card(trainer.start_from).get("training", {}).get(stage)}
 
 
 def _settings(trainer: "TinyWorldTrainer", stage: str) -> dict:

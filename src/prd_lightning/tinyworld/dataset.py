@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -54,19 +55,21 @@ class RenderedGroups:
         return orbit_cameras(elevation, azimuth, distance, fovy, relative=True)
 
 
-def _render_group(job: tuple[str, int]) -> dict[str, Tensor]:
+def _render_group(job: tuple[str, int]) -> dict[str, numpy.ndarray]:
+    """One group as arrays: every tensor that a process sends would hold a file descriptor open until the last is rendered."""
     torch.set_num_threads(1)
     prompt, seed = job
     cameras = sample_training_cameras(1, CAMERAS, torch.Generator().manual_seed(seed))
     maps = render_scene(parse(prompt), cameras, PICTURE_SIZE)
     normal_disparity = torch.cat([maps.normal_camera, maps.disparity], dim=-1).permute(0, 3, 1, 2)
-    return {
+    tensors = {
         "rgb": (maps.rgb * 255).round().to(torch.uint8),
         "normal_disparity": torch.nn.functional.adaptive_avg_pool2d(normal_disparity, MAP_SIZE).permute(0, 2, 3, 1).half(),
         "orbit": torch.stack(
             [cameras.elevation, cameras.azimuth, cameras.relative_distance, torch.rad2deg(cameras.fovy)], dim=-1
         ),
     }
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def training_scenes(rings_per_pair: int, compositions: int, seed: int = 0) -> list[Scene]:
@@ -92,7 +95,7 @@ def render_groups(scenes: list[Scene], cache: Path, seed: int = 0, workers: int 
             groups = list(pool.map(_render_group, jobs, chunksize=16))
         cache.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(cache, overwrite=True) as temporary:
-            save_file({name: torch.stack([group[name] for group in groups]) for name in groups[0]}, temporary)
+            save_file({name: torch.from_numpy(numpy.stack([group[name] for group in groups])) for name in groups[0]}, temporary)
         with atomic_write(stamp, overwrite=True) as temporary:
             Path(temporary).write_text(key)
     return RenderedGroups(scenes=scenes, **load_file(cache))

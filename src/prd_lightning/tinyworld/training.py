@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
 from prd_lightning.cameras import Cameras, horizontal_view_name
+from prd_lightning.diffusion import NoiseSchedule
 from prd_lightning.teachers.multiview import (
     install_joint_view_attention,
     mvdream_camera_condition,
@@ -41,15 +42,15 @@ BatchMaker = Callable[[Tensor, random.Random], DenoiserBatch]
 
 @dataclass(frozen=True)
 class TinyWorldPlan:
-    """Sizes of the data and lengths of the trainings, from nothing in one go; the shipped weights were made in two sittings."""
+    """Sizes of the data and lengths of the trainings, from nothing in one go; the card tells the shipped models' history."""
 
     rings_per_pair: int = 20
-    compositions: int = 3000
+    compositions: int = 8000
     clip: Stage = Stage(1500, 128, 1e-3)
     vae: Stage = Stage(1500, 12, 2e-3)
-    stable_diffusion: Stage = Stage(4000, 64, 1.2e-3)
-    mvdream: Stage = Stage(2500, 24, 1e-3)
-    richdreamer_nd: Stage = Stage(3200, 14, 1.2e-3, matrix_learning_rate=0.02)
+    stable_diffusion: Stage = Stage(4000, 64, 1.2e-3, matrix_learning_rate=0.02)
+    mvdream: Stage = Stage(3500, 24, 1e-3, matrix_learning_rate=0.02)
+    richdreamer_nd: Stage = Stage(7000, 14, 1.2e-3, matrix_learning_rate=0.02)
     seed: int = 0
 
 
@@ -64,6 +65,7 @@ class TinyWorldTrainer:
         device: where to train.
         precision: of the networks' arithmetic; weights and losses are 32-bit. On processors with matrix units for bfloat16 (AMX)
             ``bfloat16`` takes little more than half of the time.
+        start_from: folder of finished models; the denoisers go on from theirs, with a learning rate that begins anew.
     """
 
     output: Path
@@ -71,6 +73,7 @@ class TinyWorldTrainer:
     plan: TinyWorldPlan = field(default_factory=TinyWorldPlan)
     device: torch.device = torch.device("cpu")
     precision: Literal["float32", "bfloat16"] = "float32"
+    start_from: Path | None = None
 
     def groups(self) -> dataset.RenderedGroups:
         """The training renders."""
@@ -154,7 +157,7 @@ class TinyWorldTrainer:
 
     def train_mvdream(self) -> None:
         """Four views at half the picture size, conditioned on their cameras."""
-        single_view = UNet2DConditionModel.from_pretrained(self.output / "stable_diffusion" / "unet").float()
+        single_view = _load_unet(self.output / "stable_diffusion")
         unet = models.build_unet(8, camera=True)
         unet.load_state_dict(single_view.state_dict(), strict=False)
         groups, vae = self.groups(), self._load_vae()
@@ -178,12 +181,15 @@ class TinyWorldTrainer:
 
         At high noise, where distillation asks a teacher for its picture, the velocity nearly is that picture. A predictor of the
         noise has to repeat its input there, and what it misses by is multiplied by up to 14 in the picture. The loss is the error
-        of the clean picture: sigma^2 times that of the velocity.
+        of the clean picture: sigma^2 times that of the velocity. Timesteps are drawn in proportion to their number, since
+        distillation asks above 400, where there is more to learn.
         """
         tokenizer = CLIPTokenizer.from_pretrained(self.output / "clip")
         text_model = CLIPModel.from_pretrained(self.output / "clip").float().text_model.to(self.device).eval()
         scheduler = models.build_scheduler()
-        alphas = scheduler.alphas_cumprod.to(self.device)
+        schedule = NoiseSchedule(scheduler.alphas_cumprod, prediction_type="v_prediction").to(self.device)
+        if self.start_from is not None:
+            unet.load_state_dict(_load_unet(self.start_from / name).state_dict())
         unet = unet.to(self.device)
         if unet.class_embedding is not None:
             install_joint_view_attention(unet, VIEWS)
@@ -197,16 +203,17 @@ class TinyWorldTrainer:
             with torch.no_grad():
                 tokens = text_model(tokenize(tokenizer, prompts).to(self.device)).last_hidden_state
             repeats = len(clean) // len(prompts)
-            t = torch.randint(1000, (len(prompts),), generator=generator).repeat_interleave(repeats).to(self.device)
+            t = (1000 * torch.rand(len(prompts), generator=generator).sqrt()).long().repeat_interleave(repeats).to(self.device)
             noise, clean = torch.randn(clean.shape, generator=generator).to(self.device), clean.to(self.device)
-            signal, sigma = (level[:, None, None, None].sqrt() for level in (alphas[t], 1 - alphas[t]))
             labels = None if cameras is None else cameras.to(self.device)
             tokens = tokens.repeat_interleave(repeats, dim=0)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                predicted = unet(signal * clean + sigma * noise, t, tokens, class_labels=labels).sample
-            return functional.mse_loss(sigma * predicted.float(), sigma * (signal * noise - sigma * clean))
+                predicted = unet(schedule.add_noise(clean, noise, t), t, tokens, class_labels=labels).sample
+            _, sigma = schedule.levels(t, clean)
+            return (sigma * (predicted.float() - schedule.velocity(clean, noise, t))).square().mean()
 
-        trained = train(name, unet, loss_of_batch, stage, self.cache / "states")
+        state = name if self.start_from is None else f"{name}_continued"
+        trained = train(state, unet, loss_of_batch, stage, self.cache / "states")
         folder = self.output / name
         _save(trained, folder / "unet")
         text_model.half().save_pretrained(folder / "text_encoder")
@@ -218,6 +225,10 @@ def _save(network: AutoencoderKL | UNet2DConditionModel, folder: Path) -> None:
     """Writes a network in half precision, without the place that it was once loaded from."""
     network.register_to_config(_name_or_path="")
     network.half().save_pretrained(folder)
+
+
+def _load_unet(folder: Path) -> UNet2DConditionModel:
+    return UNet2DConditionModel.from_pretrained(folder / "unet").float()
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
