@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.studies import denoiser
+from benchmarks.studies import denoiser, direct_supervision
 from benchmarks.studies.exact_teacher import FEW_SAMPLES, LEVELS, VARIANTS, fit
+from prd_lightning import cli
 from prd_lightning.text import PromptEncoder
 from prd_lightning.tinyworld import weights_folder
 from prd_lightning.tinyworld.dataset import render_groups
@@ -35,3 +37,21 @@ def test_a_predictor_of_the_velocity_learns_clean_maps_sooner_than_one_of_the_no
     trained = {kind: denoiser.train_variant(groups, 6, text, kind) for kind in ("epsilon", "v_prediction")}
     found = {kind: denoiser.errors(groups, *model, text) for kind, model in trained.items()}
     assert found["v_prediction"][900] < 0.3 * found["epsilon"][900]
+
+
+def test_a_generator_learns_true_distances_and_colors():
+    before, after = (direct_supervision.train(steps, batch_size=2) for steps in (1, 20))
+    scenes = [Scene.single("cone", "red"), Scene.single("disk", "blue")]
+    errors = []
+    for parts in (before, after):
+        with torch.no_grad():
+            planes = direct_supervision.estimate(parts, ["a red cone", "a blue disk"], torch.Generator().manual_seed(0))
+            errors.append(direct_supervision.error(parts, planes, scenes, torch.Generator().manual_seed(0)).item())
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_a_generator_can_be_trained_with_the_exact_teacher(tmp_path: Path):
+    small = ["trainer.max_steps=1", "trainer.log_every_n_steps=1", "world.batch_size=1", "world.evaluate=false"]
+    folder = tmp_path / "run"
+    assert cli.main(["train", "teacher=exact", "generator.steps=1", *small, "preview.prompts=[a red cone]", f"output={folder}"]) == 0
+    assert {"train/geometry", "train/color"} <= set((folder / "metrics.csv").read_text().splitlines()[0].split(","))
