@@ -51,7 +51,7 @@ def test_a_generator_learns_true_distances_and_colors():
 
 
 def test_a_generator_can_be_trained_with_the_exact_teacher(tmp_path: Path):
-    small = ["trainer.max_steps=1", "trainer.log_every_n_steps=1", "world.batch_size=1", "world.evaluate=false"]
-    folder = tmp_path / "run"
-    assert cli.main(["train", "teacher=exact", "generator.steps=1", *small, "preview.prompts=[a red cone]", f"output={folder}"]) == 0
+    small = ["generator.steps=1", "trainer.max_steps=1", "trainer.log_every_n_steps=1", "world.batch_size=1"]
+    folder, small = tmp_path / "run", [*small, "world.evaluate=false"]
+    assert cli.main(["train", "teacher=exact", *small, "preview.prompts=[a red cone]", f"output={folder}"]) == 0
     assert {"train/geometry", "train/color"} <= set((folder / "metrics.csv").read_text().splitlines()[0].split(","))
