@@ -50,11 +50,13 @@ def error(parts: GeneratorParts, planes: PreparedPlanes, scenes: Sequence[Scene]
     return DISTANCE_WEIGHT * of_distance + (parts.field.color(planes, surface) - colors).abs().mean()
 
 
-def train(steps: int, batch_size: int = 16, rank: int = 16, compositions: float = 0.6, seed: int = 0) -> GeneratorParts:
+def train(
+    steps: int, batch_size: int = 16, rank: int = 16, compositions: float = 0.6, latent_size: int = 4, seed: int = 0
+) -> GeneratorParts:
     """A generator after ``steps``, its learning rate falling to a twentieth."""
     torch.manual_seed(seed)
     parts = Architecture(
-        "tinyworld:stable_diffusion", plane_channels=32, rank=rank, latent_size=4, hidden=32, color_gradient_floor=0.05,
+        "tinyworld:stable_diffusion", plane_channels=32, rank=rank, latent_size=latent_size, hidden=32, color_gradient_floor=0.05,
         compute="merged", steps=1,
     ).build()  # fmt: skip
     trained = [value for part in (parts.generator, parts.field) for value in part.parameters() if value.requires_grad]
@@ -79,9 +81,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rank", type=int, default=16, help="of the adapters (default 16)")
     parser.add_argument("--compositions", type=float, default=0.6, help="share of two-part scenes (default 0.6)")
+    parser.add_argument("--latent-size", type=int, default=4, help="height and width of a latent (default 4)")
     given = parser.parse_args()
     begun = time.process_time()
-    parts = train(given.steps, given.batch_size, given.rank, given.compositions)
+    parts = train(given.steps, given.batch_size, given.rank, given.compositions, given.latent_size)
     seconds = time.process_time() - begun
     scores = evaluate_tiny_world(parts.field, lambda *asked: sample_planes(parts, *asked, steps=1), held_out_prompts())
     found = {name: round(value, 3) for name, value in scores.summary().items()}
