@@ -91,9 +91,6 @@ def train(
     The state (weights, average, optimizer, generator, step) is saved in ``state_folder`` every minute, so that an interrupted
     training continues where it stopped; a finished one returns at once.
     """
-    # A trained attention's smallest weights times a small loss's gradient are denormal numbers, which processors are slow with:
-    # the backward pass of a finished normal-depth teacher took 1.4 times as long with them.
-    torch.set_flush_denormal(True)
     state_folder.mkdir(parents=True, exist_ok=True)
     path = state_folder / f"{name}.pt"
     generator = torch.Generator().manual_seed(stage.seed)

@@ -48,9 +48,9 @@ class TinyWorldPlan:
     compositions: int = 8000
     clip: Stage = Stage(1500, 128, 1e-3)
     vae: Stage = Stage(1500, 12, 2e-3)
-    stable_diffusion: Stage = Stage(4000, 64, 1.2e-3, matrix_learning_rate=0.02)
-    mvdream: Stage = Stage(3500, 24, 1e-3, matrix_learning_rate=0.02)
-    richdreamer_nd: Stage = Stage(7000, 14, 1.2e-3, matrix_learning_rate=0.02)
+    stable_diffusion: Stage = Stage(4000, 64, 1.2e-3)
+    mvdream: Stage = Stage(2500, 24, 1e-3)
+    richdreamer_nd: Stage = Stage(3200, 14, 1.2e-3, matrix_learning_rate=0.02)
     seed: int = 0
 
 
