@@ -18,7 +18,7 @@ from prd_lightning.files import check_output
 from prd_lightning.pipeline import resolve_device
 
 EXAMPLES = """examples:
-  python -m benchmarks                                    (all, about six minutes)
+  python -m benchmarks                                    (all, three to six minutes)
   python -m benchmarks --only normals rasterizer
   python -m benchmarks --threads 1 --output results.json
 """
