@@ -203,7 +203,8 @@ class TinyWorldTrainer:
             with torch.no_grad():
                 tokens = text_model(tokenize(tokenizer, prompts).to(self.device)).last_hidden_state
             repeats = len(clean) // len(prompts)
-            t = (1000 * torch.rand(len(prompts), generator=generator).sqrt()).long().repeat_interleave(repeats).to(self.device)
+            level = torch.rand(len(prompts), generator=generator).sqrt()
+            t = (1000 * level).long().clamp_max(999).repeat_interleave(repeats).to(self.device)
             noise, clean = torch.randn(clean.shape, generator=generator).to(self.device), clean.to(self.device)
             labels = None if cameras is None else cameras.to(self.device)
             tokens = tokens.repeat_interleave(repeats, dim=0)
