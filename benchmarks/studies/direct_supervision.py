@@ -17,23 +17,25 @@ import torch
 from torch import Tensor
 
 from prd_lightning.architecture import Architecture, GeneratorParts
+from prd_lightning.configuration import compose_config, plain
 from prd_lightning.diffusion import unroll_timesteps
 from prd_lightning.evaluation.tiny_world import evaluate_tiny_world, held_out_prompts
 from prd_lightning.field import PreparedPlanes
+from prd_lightning.generator import PLANES
 from prd_lightning.sampling import sample_planes
 from prd_lightning.tinyworld.grammar import describe, random_training_scene
 from prd_lightning.tinyworld.shapes import Scene, scene_color, scene_distance, scene_normal
 
-LEARNING_RATE, LAST_SHARE = 4e-3, 0.05
+LAST_SHARE = 0.05
 POINTS, NEAR, COLORED = 1024, 512, 200
 """Random points of a scene, those of them nearest to its surface that are looked at, and those whose colour is."""
 HALF_SIDE, DISTANCE_WEIGHT = 0.85, 5.0
 
 
 def estimate(parts: GeneratorParts, prompts: Sequence[str], generator: torch.Generator) -> PreparedPlanes:
-    """Planes after one step from pure noise, with their graph."""
+    """Planes after one step from pure noise: what ``TriplaneGenerator.sample`` gives, with its graph."""
     schedule, (t,) = parts.noise_schedule, unroll_timesteps(1)
-    noisy = torch.randn(6 * len(prompts), *parts.generator.latent_shape, generator=generator)
+    noisy = torch.randn(PLANES * len(prompts), *parts.generator.latent_shape, generator=generator)
     noise = schedule.to_noise(parts.generator.predict(noisy, t, parts.prompt_encoder.encode(list(prompts)).tokens), noisy, t)
     return parts.field.prepare(parts.generator.decode(schedule.predict_clean(noisy, noise, t)))
 
@@ -54,13 +56,11 @@ def train(
     steps: int, batch_size: int = 16, rank: int = 16, compositions: float = 0.6, latent_size: int = 4, seed: int = 0
 ) -> GeneratorParts:
     """A generator after ``steps``, its learning rate falling to a twentieth."""
+    chosen = compose_config(["experiment=tiny", f"generator.rank={rank}", f"generator.latent_size={latent_size}"])
     torch.manual_seed(seed)
-    parts = Architecture(
-        "tinyworld:stable_diffusion", plane_channels=32, rank=rank, latent_size=latent_size, hidden=32, color_gradient_floor=0.05,
-        compute="merged", steps=1,
-    ).build()  # fmt: skip
+    parts = Architecture.from_dict(plain(chosen.generator)).build()
     trained = [value for part in (parts.generator, parts.field) for value in part.parameters() if value.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained, lr=chosen.world.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_SHARE, steps)
     draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     for _ in range(steps):

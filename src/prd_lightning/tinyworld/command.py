@@ -69,9 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for stage in STAGES:
         if stage in arguments.stages:
-            begun = _begun_with(trainer, stage)
             getattr(trainer, f"train_{stage}")()
-            card.record_training(arguments.output, stage, _settings(trainer, stage) | begun)
+            card.record_training(arguments.output, stage, _settings(trainer, stage))
     if "card" in arguments.stages:
         held_out = dataset.render_groups(dataset.held_out_scenes(), arguments.cache / "held_out_renders.safetensors", seed=1)
         written = card.write_card(arguments.output, held_out)
@@ -94,19 +93,14 @@ def _check_start(arguments: argparse.Namespace) -> None:
             raise ConfigurationError(f"--start-from {arguments.start_from}: there is no model in {folder}; train it from nothing")
 
 
-def _begun_with(trainer: "TinyWorldTrainer", stage: str) -> dict:
-    """How the model that a stage goes on with was trained; nothing for one that begins from random weights."""
-    from prd_lightning.tinyworld.card import read_card
-
-    if trainer.start_from is None or stage not in TEACHERS:
-        return {}
-    return {"start_from": read_card(trainer.start_from).get("training", {}).get(stage)}
-
-
 def _settings(trainer: "TinyWorldTrainer", stage: str) -> dict:
-    """Length of a stage, its arithmetic, and what its data were, for the card."""
+    """Length of a stage, its arithmetic, what its data were, and how the model that it went on with was trained, for the card."""
+    from prd_lightning.tinyworld.card import read_card
     from prd_lightning.tinyworld.dataset import CAMERAS
 
     plan, precision = trainer.plan, trainer.precision if stage in TEACHERS else "float32"
     data = {"rings_per_pair": plan.rings_per_pair, "compositions": plan.compositions, "data_seed": plan.seed}
-    return asdict(getattr(plan, stage)) | {"precision": precision} | data | {"elevation_range": list(CAMERAS.elevation_range)}
+    settings = asdict(getattr(plan, stage)) | {"precision": precision} | data | {"elevation_range": list(CAMERAS.elevation_range)}
+    if trainer.start_from is not None and stage in TEACHERS:
+        settings["start_from"] = read_card(trainer.start_from).get("training", {}).get(stage)
+    return settings

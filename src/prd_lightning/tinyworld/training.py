@@ -28,6 +28,7 @@ from prd_lightning.tinyworld import dataset, models
 from prd_lightning.tinyworld.grammar import describe
 from prd_lightning.tinyworld.loops import Stage, train
 from prd_lightning.tinyworld.shapes import Scene
+from prd_lightning.weights import load_network
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class TinyWorldTrainer:
 
     def train_mvdream(self) -> None:
         """Four views at half the picture size, conditioned on their cameras."""
-        single_view = _load_unet(self.output / "stable_diffusion")
+        single_view = load_network(UNet2DConditionModel, self.output / "stable_diffusion", "unet")
         unet = models.build_unet(8, camera=True)
         unet.load_state_dict(single_view.state_dict(), strict=False)
         groups, vae = self.groups(), self._load_vae()
@@ -189,7 +190,7 @@ class TinyWorldTrainer:
         scheduler = models.build_scheduler()
         schedule = NoiseSchedule(scheduler.alphas_cumprod, prediction_type="v_prediction").to(self.device)
         if self.start_from is not None:
-            unet.load_state_dict(_load_unet(self.start_from / name).state_dict())
+            unet.load_state_dict(load_network(UNet2DConditionModel, self.start_from / name, "unet").state_dict())
         unet = unet.to(self.device)
         if unet.class_embedding is not None:
             install_joint_view_attention(unet, VIEWS)
@@ -226,10 +227,6 @@ def _save(network: AutoencoderKL | UNet2DConditionModel, folder: Path) -> None:
     """Writes a network in half precision, without the place that it was once loaded from."""
     network.register_to_config(_name_or_path="")
     network.half().save_pretrained(folder)
-
-
-def _load_unet(folder: Path) -> UNet2DConditionModel:
-    return UNet2DConditionModel.from_pretrained(folder / "unet").float()
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
