@@ -117,11 +117,13 @@ def gradients(separate: bool, precision: torch.dtype) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_gradients_do_not_depend_on_whether_graphs_are_kept_apart(precision, close):
+def test_gradients_do_not_depend_on_whether_graphs_are_kept_apart(precision):
+    """Without a graph, attention and sums are computed in another order; a gradient may be nothing but that rounding."""
     apart, together = gradients(True, precision), gradients(False, precision)
     assert sum(bool(value.any()) for value in together) > 100
+    rounding = 1e-9 * max(value.abs().max() for value in together)
     for one, other in zip(apart, together, strict=True):
-        close(one, other, 1e-4)  # without a graph, attention and sums are computed in another order
+        assert (one - other).abs().max() <= 1e-4 * other.abs().max() + rounding
 
 
 TEACHERS = ("stable_diffusion", "mvdream", "richdreamer_nd")

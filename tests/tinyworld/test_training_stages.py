@@ -41,15 +41,16 @@ def test_every_stage_for_one_step(few_groups: RenderedGroups, tmp_path: Path):
         assert schedule.prediction_type == "v_prediction" and predicted.isfinite().all()
     noted = read_card(output)["training"]
     assert list(noted) == list(STAGES) and noted["richdreamer_nd"]["steps"] == 1
-    assert [noted[stage]["precision"] for stage in STAGES] == ["float32", "float32", *["bfloat16"] * 3]
+    assert [noted[stage]["precision"] for stage in STAGES] == [*["float32"] * 3, *["bfloat16"] * 3]
+    assert "compositions" in noted["clip"] and "compositions" not in noted["text"], "it sees no renders"
 
 
 def test_denoisers_go_on_from_finished_ones(few_groups: RenderedGroups, tmp_path: Path):
     first, second, cache = tmp_path / "first", tmp_path / "second", tmp_path / "cache"
     arguments = ["tinyworld", "--threads", "1", "--cache", str(cache), "--stages"]
-    assert cli.main([*arguments, "clip", "richdreamer_nd", "--steps", "1", "--output", str(first)]) == 0
+    assert cli.main([*arguments, "clip", "text", "richdreamer_nd", "--steps", "1", "--output", str(first)]) == 0
     going_on = [*arguments, "richdreamer_nd", "--steps", "2", "--output", str(second)]
-    shutil.copytree(first / "clip", second / "clip")
+    shutil.copytree(first / "text", second / "text")
     assert cli.main([*going_on, "--start-from", str(first)]) == 0
     before, after = (load_file(folder / "richdreamer_nd/unet/diffusion_pytorch_model.safetensors") for folder in (first, second))
     changes = torch.cat([(after[name].float() - before[name].float()).abs().flatten() for name in before])

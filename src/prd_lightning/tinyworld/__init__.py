@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prd_lightning.errors import ConfigurationError, MissingWeightsError
 
-WEIGHT_FOLDERS = ("stable_diffusion", "mvdream", "richdreamer_nd", "clip", "generator")
+WEIGHT_FOLDERS = ("stable_diffusion", "mvdream", "richdreamer_nd", "clip", "text", "generator")
 
 
 def weights_root() -> Path:

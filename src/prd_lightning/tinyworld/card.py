@@ -24,12 +24,15 @@ from prd_lightning.teachers.multiview import (
     mvdream_camera_condition,
     richdreamer_camera_condition,
 )
+from prd_lightning.text import PromptEncoder
 from prd_lightning.tinyworld.dataset import PICTURE_SIZE, RenderedGroups
 from prd_lightning.tinyworld.evaluation import Matcher, matcher_cameras
 from prd_lightning.tinyworld.grammar import describe, held_out_pair_prompts
 from prd_lightning.tinyworld.renders import render_scene
+from prd_lightning.tinyworld.rewording import linear_reading
 from prd_lightning.tinyworld.shapes import Scene
 from prd_lightning.tinyworld.training import VIEWS, encode_pictures, tokenize
+from prd_lightning.weights import load_network
 
 TIMESTEPS = (100, 300, 500, 700, 900)
 
@@ -57,7 +60,7 @@ def _inputs(name: str, groups: RenderedGroups, root: Path) -> tuple[Tensor, Tens
     if name == "richdreamer_nd":
         clean = groups.normal_disparity.float().permute(0, 1, 4, 2, 3)
         return clean, richdreamer_camera_condition(groups.cameras(index)).unflatten(0, (-1, VIEWS))
-    vae = AutoencoderKL.from_pretrained(root / name / "vae").float()
+    vae = load_network(AutoencoderKL, root / name, "vae")
     size = 64 if name == "stable_diffusion" else 32
     clean = encode_pictures(vae, groups.rgb.flatten(0, 1), size).unflatten(0, (-1, VIEWS))
     if name == "stable_diffusion":
@@ -68,8 +71,8 @@ def _inputs(name: str, groups: RenderedGroups, root: Path) -> tuple[Tensor, Tens
 @torch.no_grad()
 def denoising_losses(name: str, groups: RenderedGroups, root: Path, seed: int = 0) -> DenoisingLosses:
     """Losses of the teacher in folder ``root / name`` on (held-out) ``groups``."""
-    unet = UNet2DConditionModel.from_pretrained(root / name / "unet").float().eval()
-    text_model = CLIPTextModel.from_pretrained(root / name / "text_encoder").float().eval()
+    unet = load_network(UNet2DConditionModel, root / name, "unet").eval()
+    text_model = load_network(CLIPTextModel, root / name, "text_encoder").eval()
     tokenizer = CLIPTokenizer.from_pretrained(root / name / "tokenizer")
     schedule = NoiseSchedule.from_folder(root / name / "scheduler")
     clean, cameras = _inputs(name, groups, root)
@@ -142,7 +145,7 @@ def matcher_retrieval(scenes: Sequence[Scene]) -> float:
 @torch.no_grad()
 def reconstruction_error(groups: RenderedGroups, root: Path) -> float:
     """Mean absolute error of the VAE on held-out pictures, values in [0, 1]."""
-    vae = AutoencoderKL.from_pretrained(root / "stable_diffusion" / "vae").float()
+    vae = load_network(AutoencoderKL, root / "stable_diffusion", "vae")
     pictures = groups.rgb.flatten(0, 1)[::4]
     latents = encode_pictures(vae, pictures, 64, scaled=False)
     restored = torch.cat([vae.decode(chunk).sample for chunk in latents.split(32)])
@@ -184,11 +187,15 @@ def write_card(root: Path, groups: RenderedGroups) -> dict:
     What ``record_training`` noted there stays.
     """
     names = ("stable_diffusion", "mvdream", "richdreamer_nd")
+    right, explained = linear_reading(PromptEncoder.from_folder(root / "stable_diffusion"))
     card = {
         "training": read_card(root).get("training", {}),
         "held_out": {
             "scenes": len(groups.scenes),
             "denoising": {name: asdict(denoising_losses(name, groups, root)) for name in names},
+            "text_reading": dict(
+                zip(("right", "explained"), linear_reading(PromptEncoder.from_folder(root / "stable_diffusion")))
+            ),
             "generator_text_signal": {str(size): text_signal(root, size) for size in (4, 8, 16)},
             "clip_retrieval_at_1": matcher_retrieval(groups.scenes),
             "vae_absolute_error": reconstruction_error(groups, root),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TEACHERS = ("stable_diffusion", "mvdream", "richdreamer_nd")
-STAGES = ("clip", "vae", *TEACHERS)
+STAGES = ("clip", "text", "vae", *TEACHERS)
 EXAMPLES = """examples:
   prd tinyworld                                    (everything, into tinyworld_weights/; about two hours on two cores)
   prd tinyworld --stages mvdream card samples      (one model, then the card and the sample sheets)
@@ -99,8 +99,10 @@ def _settings(trainer: "TinyWorldTrainer", stage: str) -> dict:
     from prd_lightning.tinyworld.dataset import CAMERAS
 
     plan, precision = trainer.plan, trainer.precision if stage in TEACHERS else "float32"
-    data = {"rings_per_pair": plan.rings_per_pair, "compositions": plan.compositions, "data_seed": plan.seed}
-    settings = asdict(getattr(plan, stage)) | {"precision": precision} | data | {"elevation_range": list(CAMERAS.elevation_range)}
+    settings = asdict(getattr(plan, stage)) | {"precision": precision}
+    if stage != "text":   # which sees no renders
+        settings |= {"rings_per_pair": plan.rings_per_pair, "compositions": plan.compositions, "data_seed": plan.seed}
+        settings["elevation_range"] = list(CAMERAS.elevation_range)
     if trainer.start_from is not None and stage in TEACHERS:
         settings["start_from"] = read_card(trainer.start_from).get("training", {}).get(stage)
     return settings

@@ -25,6 +25,7 @@ from prd_lightning.tinyworld import weights_folder
 from prd_lightning.tinyworld.compositions import grid_points, nearest_color, nearest_composition, part_colors
 from prd_lightning.tinyworld.grammar import parse
 from prd_lightning.tinyworld.shapes import PRIMITIVES, Scene, scene_distance
+from prd_lightning.weights import load_network
 
 PICTURE_SIZE = 64
 MEASURES = {
@@ -157,7 +158,7 @@ class Matcher:
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         folder = weights_folder("clip")
-        self.model = CLIPModel.from_pretrained(folder).float().to(device).eval()
+        self.model = load_network(CLIPModel, folder.parent, folder.name).to(device).eval()
         self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         self.device = device
 

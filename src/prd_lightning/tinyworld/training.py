@@ -1,7 +1,8 @@
 """Training of the tiny models on renders of the training scenes, in the order in which they depend on one another.
 
-``clip`` (its text tower conditions everything) and ``vae`` come first; ``stable_diffusion`` learns single views, ``mvdream``
-four views with cameras (starting from ``stable_diffusion``, as the real one did), ``richdreamer_nd`` normals and disparity.
+``clip``, ``text`` (its text tower, which conditions the others) and ``vae`` come first; ``stable_diffusion`` learns single views,
+``mvdream`` four views with cameras (starting from ``stable_diffusion``, as the real one did), ``richdreamer_nd`` normals and
+disparity.
 """
 
 import logging
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as functional
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from prd_lightning.cameras import Cameras, horizontal_view_name
 from prd_lightning.diffusion import NoiseSchedule
@@ -27,6 +28,7 @@ from prd_lightning.teachers.multiview import (
 from prd_lightning.tinyworld import dataset, models
 from prd_lightning.tinyworld.grammar import describe
 from prd_lightning.tinyworld.loops import Stage, train
+from prd_lightning.tinyworld.rewording import build_reader, random_prompts, rewording_loss
 from prd_lightning.tinyworld.shapes import Scene
 from prd_lightning.weights import load_network
 
@@ -48,9 +50,10 @@ class TinyWorldPlan:
     rings_per_pair: int = 20
     compositions: int = 8000
     clip: Stage = Stage(1500, 128, 1e-3)
+    text: Stage = Stage(1500, 64, 2e-3)
     vae: Stage = Stage(1500, 12, 2e-3)
-    stable_diffusion: Stage = Stage(4000, 64, 1.2e-3)
-    mvdream: Stage = Stage(2500, 24, 1e-3)
+    stable_diffusion: Stage = Stage(3500, 64, 1.2e-3, matrix_learning_rate=0.02)
+    mvdream: Stage = Stage(2500, 24, 1e-3, matrix_learning_rate=0.02)
     richdreamer_nd: Stage = Stage(3200, 14, 1.2e-3, matrix_learning_rate=0.02)
     seed: int = 0
 
@@ -114,6 +117,22 @@ class TinyWorldTrainer:
         trained.half().save_pretrained(self.output / "clip")
         tokenizer.save_pretrained(self.output / "clip")
 
+    def train_text(self) -> None:
+        """The text tower of the CLIP goes on by itself and learns to reword; it conditions all denoisers."""
+        tokenizer = CLIPTokenizer.from_pretrained(self.output / "clip")
+        torch.manual_seed(self.plan.seed)
+        both = nn.ModuleDict({"tower": load_network(CLIPModel, self.output, "clip").text_model, "reader": build_reader()})
+
+        def loss_of_batch(generator: torch.Generator) -> Tensor:
+            """Cross-entropy of plain words and places."""
+            draw = random.Random(int(torch.randint(2**62, (), generator=generator)))
+            scenes, prompts = random_prompts(draw, self.plan.text.batch_size)
+            return rewording_loss(both["tower"], tokenizer, both["reader"], scenes, prompts)
+
+        trained = train("text", both.to(self.device), loss_of_batch, self.plan.text, self.cache / "states")
+        trained["tower"].half().save_pretrained(self.output / "text" / "text_encoder")
+        tokenizer.save_pretrained(self.output / "text" / "tokenizer")
+
     def train_vae(self) -> None:
         """Reconstruction of whole pictures (64 pixels) and of the multi-view teacher's smaller ones (32 pixels)."""
         groups = self.groups()
@@ -149,7 +168,9 @@ class TinyWorldTrainer:
         sizes = {size: encode_pictures(vae, groups.rgb.flatten(0, 1), size) for size in (64, 32, 16)}
 
         def batch(index: Tensor, draw: random.Random) -> DenoiserBatch:
-            size = draw.choices((64, 32, 16), (0.3, 0.5, 0.2))[0]
+            size = draw.choices((64, 32, 16), (0.2, 0.6, 0.2))[0]
+            if size == 64:   # of which each costs four times as much
+                index = index[: max(1, len(index) // 4)]
             return sizes[size][index], _view_prompts(groups, index, draw), None
 
         unet = models.build_unet(16, camera=False)
@@ -175,7 +196,7 @@ class TinyWorldTrainer:
         self._train_denoiser("richdreamer_nd", unet, len(maps), batch, self.plan.richdreamer_nd)
 
     def _load_vae(self) -> AutoencoderKL:
-        return AutoencoderKL.from_pretrained(self.cache / "vae").float()
+        return load_network(AutoencoderKL, self.cache, "vae")
 
     def _train_denoiser(self, name: str, unet: nn.Module, samples: int, batch: BatchMaker, stage: Stage) -> None:
         """Prediction of the velocity with dropped prompts.
@@ -185,8 +206,8 @@ class TinyWorldTrainer:
         of the clean picture: sigma^2 times that of the velocity. Timesteps are drawn in proportion to their number, since
         distillation asks above 400, where there is more to learn.
         """
-        tokenizer = CLIPTokenizer.from_pretrained(self.output / "clip")
-        text_model = CLIPModel.from_pretrained(self.output / "clip").float().text_model.to(self.device).eval()
+        tokenizer = CLIPTokenizer.from_pretrained(self.output / "text" / "tokenizer")
+        text_model = load_network(CLIPTextModel, self.output / "text", "text_encoder").to(self.device).eval()
         scheduler = models.build_scheduler()
         schedule = NoiseSchedule(scheduler.alphas_cumprod, prediction_type="v_prediction").to(self.device)
         if self.start_from is not None:
