@@ -5,10 +5,7 @@ import torch
 
 from prd_lightning.text import PromptEncoder
 from prd_lightning.tinyworld import models
-from prd_lightning.tinyworld.grammar import (
-    is_held_out,
-    parse,
-)
+from prd_lightning.tinyworld.grammar import is_held_out, parse
 from prd_lightning.tinyworld.rewording import PLACES, WORDS, build_reader, linear_reading, random_prompts, rewording_loss, spoken
 from prd_lightning.tinyworld.shapes import Scene
 from prd_lightning.weights import resolve_folder

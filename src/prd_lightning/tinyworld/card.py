@@ -28,10 +28,11 @@ from prd_lightning.text import PromptEncoder
 from prd_lightning.tinyworld.dataset import PICTURE_SIZE, RenderedGroups
 from prd_lightning.tinyworld.evaluation import Matcher, matcher_cameras
 from prd_lightning.tinyworld.grammar import describe, held_out_pair_prompts
+from prd_lightning.tinyworld.models import tokenize
 from prd_lightning.tinyworld.renders import render_scene
 from prd_lightning.tinyworld.rewording import linear_reading
 from prd_lightning.tinyworld.shapes import Scene
-from prd_lightning.tinyworld.training import VIEWS, encode_pictures, tokenize
+from prd_lightning.tinyworld.training import VIEWS, encode_pictures
 from prd_lightning.weights import load_network
 
 TIMESTEPS = (100, 300, 500, 700, 900)

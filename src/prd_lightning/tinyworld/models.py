@@ -9,6 +9,7 @@ import random
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from prd_lightning.tinyworld.grammar import describe, random_training_scene
@@ -38,6 +39,11 @@ def build_tokenizer() -> CLIPTokenizer:
     vocabulary = {token: index for index, token in enumerate([*tokens, START, END])}
     merges = [tuple(merge) for merge in learned["merges"]]
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
+    """Token numbers [B, 77]."""
+    return tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
 
 
 def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:

@@ -17,7 +17,7 @@ from transformers import CLIPTokenizer
 
 from prd_lightning.text import PromptEncoder
 from prd_lightning.tinyworld.grammar import describe, held_out_compositions, held_out_pairs, random_training_scene
-from prd_lightning.tinyworld.models import TEXT_WIDTH, VIEW_WORDS
+from prd_lightning.tinyworld.models import TEXT_WIDTH, VIEW_WORDS, tokenize
 from prd_lightning.tinyworld.shapes import COLORS, PRIMITIVES, Scene
 
 WORDS = (*PRIMITIVES, *COLORS)
@@ -59,9 +59,7 @@ def rewording_loss(
     text_model: nn.Module, tokenizer: CLIPTokenizer, reader: nn.Linear, scenes: Sequence[Scene], prompts: list[str]
 ) -> Float[Tensor, ""]:
     """Cross-entropy of words and places at the tokens from the end mark of each prompt on."""
-    padded = tokenizer(
-        prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-    ).input_ids
+    padded = tokenize(tokenizer, prompts)
     read = reader(text_model(padded.to(reader.weight.device)).last_hidden_state)
     word, place = (torch.stack(rows).to(read.device) for rows in zip(*(spoken(scene, padded.shape[1]) for scene in scenes)))
     behind = (padded == tokenizer.pad_token_id).to(read.device)

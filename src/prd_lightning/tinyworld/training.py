@@ -223,7 +223,7 @@ class TinyWorldTrainer:
             clean, prompts, cameras = batch(index, draw)
             prompts = ["" if draw.random() < NULL_PROMPT_SHARE else prompt for prompt in prompts]
             with torch.no_grad():
-                tokens = text_model(tokenize(tokenizer, prompts).to(self.device)).last_hidden_state
+                tokens = text_model(models.tokenize(tokenizer, prompts).to(self.device)).last_hidden_state
             repeats = len(clean) // len(prompts)
             level = torch.rand(len(prompts), generator=generator).sqrt()
             t = (1000 * level).long().clamp_max(999).repeat_interleave(repeats).to(self.device)
@@ -248,11 +248,6 @@ def _save(network: AutoencoderKL | UNet2DConditionModel, folder: Path) -> None:
     """Writes a network in half precision, without the place that it was once loaded from."""
     network.register_to_config(_name_or_path="")
     network.half().save_pretrained(folder)
-
-
-def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
-    """Token numbers [B, 77]."""
-    return tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
 
 
 def to_signed(pictures: Tensor) -> Tensor:
