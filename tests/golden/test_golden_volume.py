@@ -126,7 +126,7 @@ class RecordedSections(VolumeRenderer):
     edges: torch.Tensor
 
     def _proposal(self, field, prepared, rays):
-        return self.edges.view(*rays.near.shape, -1)
+        return self.edges.view(*rays.near.shape, -1), torch.zeros_like(rays.near)
 
 
 def test_renderer_as_a_whole(recorded, close):

@@ -4,7 +4,7 @@ A coarse pass without gradients finds the surface, a fine pass is differentiable
 global pass, up-sampled, with one random full-resolution patch pasted in (design section 4).
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import get_args
 
 import torch
@@ -33,38 +33,10 @@ from prd_lightning.rendering.neus import (
     resample,
     volsdf_alpha,
 )
+from prd_lightning.rendering.rays import Rays, gather_vectors, scatter_vectors, wanted_first
 
 EVALUATION_SAMPLES = 400_000
 """Points that are looked up at once when no gradient is needed."""
-
-
-@dataclass(frozen=True)
-class Rays:
-    """R rays of each of B scenes.
-
-    Attributes:
-        origins: [B, R, 3].
-        directions: [B, R, 3], of length 1.
-        near, far: [B, R] distances between which each is followed.
-        hits: [B, R] bool, whether it meets the bounding ball; those that do not stay empty.
-        jitter: [B, R] place within its section, between 0 and 1, where each is sampled in the proposal pass.
-    """
-
-    origins: Tensor
-    directions: Tensor
-    near: Tensor
-    far: Tensor
-    hits: Tensor
-    jitter: Tensor
-
-    def points(self, distances: Tensor) -> Tensor:
-        """[B, R, S, 3] points at [B, R, S] distances."""
-        return self.origins[..., None, :] + distances[..., None] * self.directions[..., None, :]
-
-    def take(self, index: Tensor) -> "Rays":
-        """The rays with the numbers ``index`` ([B, K])."""
-        values = (getattr(self, item.name) for item in fields(self))
-        return Rays(*(value.gather(1, index) if value.ndim == 2 else _gather_vectors(value, index) for value in values))
 
 
 class VolumeRenderer(nn.Module):
@@ -79,6 +51,8 @@ class VolumeRenderer(nn.Module):
         near, far: distances along the ray between which the object is looked for.
         bounding_radius: with a radius the search is limited to the ball of that radius at the origin; rays that miss the
             ball show the background.
+        empty_margin: rays that pass the surface at more than this distance are not followed further, and show the background; a
+            few times the surface's width 1 / k loses nothing that could be seen. None follows all.
         inverse_standard_deviation: sharpness k of the surface.
         color_samples: colour is evaluated at this many heaviest sections of a ray, None for all.
         stratified: shift the sections at random in training.
@@ -100,6 +74,7 @@ class VolumeRenderer(nn.Module):
         near: float = 0.1,
         far: float = 4.0,
         bounding_radius: float | None = None,
+        empty_margin: float | None = None,
         inverse_standard_deviation: float = INVERSE_STANDARD_DEVIATION,
         color_samples: int | None = None,
         stratified: bool = True,
@@ -119,7 +94,7 @@ class VolumeRenderer(nn.Module):
             raise ConfigurationError(f"unknown surface_model {surface_model!r}; known: {known}")
         self.image_size, self.global_size, self.patch_size = image_size, global_size, patch_size
         self.proposal_samples, self.fine_samples = proposal_samples, fine_samples
-        self.near, self.far, self.bounding_radius = near, far, bounding_radius
+        self.near, self.far, self.bounding_radius, self.empty_margin = near, far, bounding_radius, empty_margin
         self.inverse_standard_deviation = inverse_standard_deviation
         self.color_samples, self.stratified = color_samples, stratified
         scheduled(color_gradient_scale, 0), scheduled(cosine_annealing, 0)  # raises where they are no schedules
@@ -200,19 +175,23 @@ class VolumeRenderer(nn.Module):
         """rgb (foreground) [B, R, 3], opacity, depth [B, R, 1], summed normals [B, R, 3], variance [B, R, 1], gradients [B, M, 3]
         and which of those belong to rays that meet the ball [B, M].
 
-        Rays that miss the ball are left out before any look-up: each scene keeps as many rays as the scene with the most hits.
+        Rays that miss the ball are left out before any look-up, those that pass the surface at more than ``empty_margin`` before
+        the fine pass. Each scene keeps as many rays as the scene with the most.
         """
-        rays = Rays(origins, directions, *self._bounds(origins, directions), jitter)
-        hits = rays.hits
-        if hits.all():
-            return self._march(field, prepared, rays)
-        kept = hits.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : max(1, int(hits.sum(dim=1).max()))]
-        *maps, gradient, counted = self._march(field, prepared, rays.take(kept))
-        spread = [
-            origins.new_zeros(*hits.shape, values.shape[-1]).scatter(1, kept[..., None].expand_as(values), values)
-            for values in maps
-        ]
-        return *spread, gradient, counted
+        rays, kept = Rays(origins, directions, *self._bounds(origins, directions), jitter), None
+        if not rays.hits.all():
+            kept = wanted_first(rays.hits)
+            rays = rays.take(kept)
+        edges, clearance = self._proposal(field, prepared, rays)
+        if self.empty_margin is not None:
+            near = rays.hits & (clearance < self.empty_margin)
+            chosen = wanted_first(near)
+            rays = replace(rays, hits=near).take(chosen)
+            edges, kept = gather_vectors(edges, chosen), chosen if kept is None else kept.gather(1, chosen)
+        *maps, gradient, counted = self._march(field, prepared, rays, edges)
+        if kept is not None:
+            maps = [scatter_vectors(values, kept, origins.shape[1]) for values in maps]
+        return *maps, gradient, counted
 
     def _jitter(self, rays: Tensor) -> Tensor:
         """Where within its section each ray ([B, R]) is sampled; drawn before any is left out or split off, so by scene alone."""
@@ -220,9 +199,8 @@ class VolumeRenderer(nn.Module):
             return torch.full_like(rays, 0.5)
         return torch.rand_like(rays) if self._draws is None else uniform(rays.shape, self._draws).to(rays)
 
-    def _march(self, field: TriplaneField, prepared: PreparedPlanes, rays: Rays) -> tuple[Tensor, ...]:
+    def _march(self, field: TriplaneField, prepared: PreparedPlanes, rays: Rays, edges: Tensor) -> tuple[Tensor, ...]:
         """See ``_integrate``; every ray is evaluated, those that are no ``hits`` stay empty."""
-        edges = self._proposal(field, prepared, rays)
         lengths, middle = edges.diff(dim=-1), 0.5 * (edges[..., 1:] + edges[..., :-1])
         points = rays.points(middle)
         sdf, gradient = field.sdf_and_gradient(prepared, points.flatten(1, 2))
@@ -259,8 +237,11 @@ class VolumeRenderer(nn.Module):
         return scheduled(self.color_gradient_scale, self.step)
 
     @torch.no_grad()
-    def _proposal(self, field: TriplaneField, prepared: PreparedPlanes, rays: Rays) -> Tensor:
-        """Section edges [B, R, fine + 1]: evenly spaced sections, weighed by NeuS with a head-on surface, resampled."""
+    def _proposal(self, field: TriplaneField, prepared: PreparedPlanes, rays: Rays) -> tuple[Tensor, Tensor]:
+        """Section edges [B, R, fine + 1]: evenly spaced sections, weighed by NeuS with a head-on surface, resampled.
+
+        And how far each ray [B, R] stays from the surface at least: a distance grows by no more than the way along the ray.
+        """
         count, near, far = self.proposal_samples, rays.near, rays.far
         spaced = torch.arange(count + 1, device=near.device, dtype=near.dtype) / count
         edges = near[..., None] + (far - near)[..., None] * spaced
@@ -272,12 +253,8 @@ class VolumeRenderer(nn.Module):
         # A section's neighbours share its weight: the surface may lie just beyond its edge.
         padded = functional.pad(weights, (1, 1), mode="replicate")
         spread = torch.maximum(torch.maximum(padded[:, :-2], padded[:, 2:]), weights)
-        return resample(edges.flatten(0, 1), spread + 0.01, self.fine_samples).view(*near.shape, -1)
-
-
-def _gather_vectors(vectors: Tensor, index: Tensor) -> Tensor:
-    """[B, K, 3] of [B, R, 3] by numbers [B, K]."""
-    return vectors.gather(1, index[..., None].expand(-1, -1, 3))
+        fine = resample(edges.flatten(0, 1), spread + 0.01, self.fine_samples).view(*near.shape, -1)
+        return fine, (sdf - 0.5 * lengths).amin(dim=-1)
 
 
 def _paste(coarse: RenderedMaps, patch: RenderedMaps, window: tuple[slice, slice], size: int) -> RenderedMaps:
