@@ -48,7 +48,7 @@ def test_the_loss_counts_the_tokens_from_the_end_mark_on() -> None:
     torch.testing.assert_close(found, torch.stack(errors["word"]).mean() + torch.stack(errors["place"]).mean())
 
 
-@pytest.mark.parametrize("name", ["text", "stable_diffusion", "richdreamer_nd"])
+@pytest.mark.parametrize("name", ["text", "stable_diffusion", "mvdream", "richdreamer_nd"])
 def test_linear_layers_read_held_out_scenes_from_the_shipped_tokens(name: str) -> None:
     """What the tiny diffusion models are conditioned on says clearly what their pictures are to show."""
     right, explained = linear_reading(PromptEncoder.from_folder(resolve_folder(f"tinyworld:{name}")))

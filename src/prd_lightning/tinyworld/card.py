@@ -42,12 +42,14 @@ TIMESTEPS = (100, 300, 500, 700, 900)
 class DenoisingLosses:
     """Mean squared error of the clean picture's estimate on held-out scenes, over five noise levels.
 
-    ``no_prompt`` uses the empty prompt, ``other_prompt`` the prompt of another scene, ``other_cameras`` the cameras of another
-    group (None for a teacher without cameras). ``prompt_wins`` and ``camera_wins`` are the shares of scenes whose error is
-    smaller with the right prompt (cameras) than with the other one on the same noise: 0.5 for a teacher that ignores it.
+    ``right_compositions`` is ``right`` on the scenes with two objects alone (None without any). ``no_prompt`` uses the empty
+    prompt, ``other_prompt`` the prompt of another scene, ``other_cameras`` the cameras of another group (None for a teacher
+    without cameras). ``prompt_wins`` and ``camera_wins`` are the shares of scenes whose error is smaller with the right prompt
+    (cameras) than with the other one on the same noise: 0.5 for a teacher that ignores it.
     """
 
     right: float
+    right_compositions: float | None
     no_prompt: float
     other_prompt: float
     other_cameras: float | None
@@ -101,8 +103,10 @@ def denoising_losses(name: str, groups: RenderedGroups, root: Path, seed: int = 
 
     right, other_prompt = losses(tokens, cameras), losses(tokens.roll(shift, 0), cameras)
     other_cameras = None if cameras is None else losses(tokens, cameras.roll(shift, 0))
+    two = torch.tensor([len(scene.parts) == 2 for scene in groups.scenes])
     return DenoisingLosses(
         right=right.mean().item(),
+        right_compositions=right[two].mean().item() if two.any() else None,
         no_prompt=losses(empty, cameras).mean().item(),
         other_prompt=other_prompt.mean().item(),
         other_cameras=None if other_cameras is None else other_cameras.mean().item(),
