@@ -316,6 +316,7 @@ def test_background_shows_where_nothing_is():
         ({"patch_size": 200}, "patch_size"),
         ({"proposal_samples": 1}, "samples"),
         ({"fine_samples": 0}, "samples"),
+        ({"empty_margin": -0.1}, "empty_margin"),
         ({"surface_model": "nerf"}, "surface_model"),
         ({"color_gradient_scale": [0, 1.0]}, "schedule"),
         ({"cosine_annealing": "slow"}, "schedule"),

@@ -14,7 +14,7 @@ class Rays:
         origins: [B, R, 3].
         directions: [B, R, 3], of length 1.
         near, far: [B, R] distances between which each is followed.
-        hits: [B, R] bool, whether it meets the bounding ball; those that do not stay empty.
+        hits: [B, R] bool, whether it meets what is to be seen (the bounding ball, the margin); those that do not stay empty.
         jitter: [B, R] place within its section, between 0 and 1, where each is sampled in the proposal pass.
     """
 

@@ -92,6 +92,8 @@ class VolumeRenderer(nn.Module):
         if surface_model not in get_args(SurfaceModel):
             known = ", ".join(get_args(SurfaceModel))
             raise ConfigurationError(f"unknown surface_model {surface_model!r}; known: {known}")
+        if empty_margin is not None and not empty_margin > 0:
+            raise ConfigurationError(f"empty_margin must be a positive distance or null, got {empty_margin}")
         self.image_size, self.global_size, self.patch_size = image_size, global_size, patch_size
         self.proposal_samples, self.fine_samples = proposal_samples, fine_samples
         self.near, self.far, self.bounding_radius, self.empty_margin = near, far, bounding_radius, empty_margin
