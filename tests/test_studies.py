@@ -9,7 +9,7 @@ from benchmarks.studies import denoiser, direct_supervision, part_colors
 from benchmarks.studies.exact_teacher import FEW_SAMPLES, LEVELS, VARIANTS, fit
 from prd_lightning import cli
 from prd_lightning.cameras import sample_training_cameras
-from prd_lightning.teachers import StableDiffusionTeacher
+from prd_lightning.teachers import MVDreamTeacher, StableDiffusionTeacher
 from prd_lightning.text import PromptEncoder
 from prd_lightning.tinyworld import weights_folder
 from prd_lightning.tinyworld.dataset import CAMERAS, render_groups
@@ -70,7 +70,8 @@ def test_parts_have_their_colors_in_true_pictures_and_lack_them_in_grey_ones():
     true, opacity = (torch.cat([getattr(rendered, name) for rendered in maps]) for name in ("rgb", "opacity"))
     assert part_colors.right_parts(scenes, true, true) == [[True, True]] * 2
     assert part_colors.right_parts(scenes, true, opacity.expand_as(true) * 0.45) == [[False, False]] * 2
-    teacher = StableDiffusionTeacher.from_folder(weights_folder("stable_diffusion"), image_size=32, views_scored=4)
-    estimated = part_colors.estimates(teacher, scenes, cameras, opacity, 20)
     grey = opacity * 0.45 + 1 - opacity
-    assert (estimated - grey).abs().mean() < 0.03, "with hardly any noise a teacher returns its input"
+    single = StableDiffusionTeacher.from_folder(weights_folder("stable_diffusion"), image_size=32, views_scored=4)
+    for teacher in (single, MVDreamTeacher.from_folder(weights_folder("mvdream"), image_size=32, views=4)):
+        estimated = part_colors.estimates(teacher, scenes, cameras, opacity, 20)
+        assert (estimated - grey).abs().mean() < 0.03, "with hardly any noise a teacher returns its input"

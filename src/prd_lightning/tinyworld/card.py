@@ -198,9 +198,7 @@ def write_card(root: Path, groups: RenderedGroups) -> dict:
         "held_out": {
             "scenes": len(groups.scenes),
             "denoising": {name: asdict(denoising_losses(name, groups, root)) for name in names},
-            "text_reading": dict(
-                zip(("right", "explained"), linear_reading(PromptEncoder.from_folder(root / "stable_diffusion")))
-            ),
+            "text_reading": {"right": right, "explained": explained},
             "generator_text_signal": {str(size): text_signal(root, size) for size in (4, 8, 16)},
             "clip_retrieval_at_1": matcher_retrieval(groups.scenes),
             "vae_absolute_error": reconstruction_error(groups, root),

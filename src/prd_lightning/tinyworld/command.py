@@ -100,7 +100,7 @@ def _settings(trainer: "TinyWorldTrainer", stage: str) -> dict:
 
     plan, precision = trainer.plan, trainer.precision if stage in TEACHERS else "float32"
     settings = asdict(getattr(plan, stage)) | {"precision": precision}
-    if stage != "text":   # which sees no renders
+    if stage != "text":  # which sees no renders
         settings |= {"rings_per_pair": plan.rings_per_pair, "compositions": plan.compositions, "data_seed": plan.seed}
         settings["elevation_range"] = list(CAMERAS.elevation_range)
     if trainer.start_from is not None and stage in TEACHERS:
