@@ -1,10 +1,11 @@
-"""A coloured asymmetric mesh: the tiny world's wedge, low at the front (+x), with colours that depend on the place."""
+"""Meshes that several tests share: a coloured wedge, low at the front (+x), and a ball with a texture."""
 
+import fields
 import pytest
 from places import place_colors
 
 from prd_lightning.isosurface import extract_isosurface, grid_points
-from prd_lightning.mesh import Mesh
+from prd_lightning.mesh import Mesh, MeshOptions, make_mesh
 from prd_lightning.pipeline import TextToMeshPipeline
 from prd_lightning.rendering import vertex_normals
 from prd_lightning.tinyworld.shapes import PRIMITIVES
@@ -23,3 +24,11 @@ def wedge() -> Mesh:
 def tiny() -> TextToMeshPipeline:
     """The generator that ships with the package."""
     return TextToMeshPipeline.from_pretrained("tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def textured() -> Mesh:
+    """A dented ball with a texture and a normal map."""
+    field, planes = fields.bumpy_field()
+    options = MeshOptions(resolution=20, target_faces=400, texture=True, texture_size=512, normal_map=True)
+    return make_mesh(field, planes, options)[0]
