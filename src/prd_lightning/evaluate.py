@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,9 @@ EXAMPLES = """examples:
 With --meshes, with --clip, or with weights that are not of the tiny world, the scores are CLIP score and R@k; the folder
 --output then holds scores.json, scores.csv, sheet.png and the views, and an interrupted evaluation goes on where it stopped.
 docs/evaluation.md says what every number is."""
+
+OF_WEIGHTS = ("weights", "base", "seeds", "compositions", "resolution")
+OF_CLIP = ("prefix", "protocol", "recall_at", "views", "size", "elevation", "distance", "fovy", "up", "display_colors", "missing")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +86,7 @@ def _evaluate_tiny_world(arguments: argparse.Namespace, pipeline: "TextToMeshPip
     from prd_lightning.evaluation import evaluate_tiny_world, held_out_prompts
     from prd_lightning.sampling import sample_planes
 
+    _refuse(arguments, (*OF_CLIP, "manifest", "resolution"), "belongs to CLIP scores: add --clip tinyworld:clip, or leave it out")
     if arguments.output:
         check_output(arguments.output, arguments.overwrite)
     prompts = list(FilePrompts(arguments.prompts)) if arguments.prompts else held_out_prompts(arguments.compositions)
@@ -112,8 +117,11 @@ def _evaluate_files(arguments: argparse.Namespace, pipeline: "TextToMeshPipeline
     from prd_lightning.evaluation.results import write_results
     from prd_lightning.evaluation.weights_meshes import make_meshes
 
-    if arguments.shuffle or arguments.compositions and arguments.meshes is not None:
-        raise ConfigurationError("--shuffle and --compositions belong to the tiny world's scores, not to CLIP scores")
+    _refuse(arguments, ("shuffle",), "belongs to the tiny world's scores, not to CLIP scores")
+    if arguments.meshes is not None:
+        _refuse(arguments, OF_WEIGHTS, "says what a generator makes, but --meshes names finished files")
+    else:
+        _refuse(arguments, ("manifest",), "says which prompts files belong to: name their folder with --meshes")
     name = arguments.meshes.resolve().name if arguments.meshes is not None else Path(arguments.weights).name
     folder = arguments.output or Path("evaluations") / name
     if folder.is_file():
@@ -135,6 +143,15 @@ def _evaluate_files(arguments: argparse.Namespace, pipeline: "TextToMeshPipeline
     _show(summary)
     print("\n".join(map(str, paths)))
     return 0
+
+
+def _refuse(arguments: argparse.Namespace, names: Sequence[str], reason: str) -> None:
+    """Options that would have no effect are mistakes: nobody should read scores as if they had been made with them."""
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    for name in names:
+        if getattr(arguments, name) != parser.get_default(name):
+            raise ConfigurationError(f"--{name.replace('_', '-')} {reason}")
 
 
 def _clip_evaluation(arguments: argparse.Namespace, folder: Path) -> "ClipEvaluation":

@@ -109,12 +109,28 @@ def test_the_published_protocol_prints_the_last_prompt_s_score_and_sees_no_failu
         (["--clip", "tinyworld:mvdream"], "has no config.json"),
         (["--up", "w"], "unknown up axis 'w'"),
         (["--size", "4"], "a size from 16"),
-        (["--shuffle"], "--shuffle"),
+        (["--shuffle"], "--shuffle belongs to the tiny world's scores"),
+        (["--compositions"], "--compositions says what a generator makes"),
+        (["--weights", "runs/mine"], "--weights says what a generator makes"),
     ],
 )
 def test_mistakes_are_told(meshes, more, message, capsys):
     status, scores = evaluate(meshes, *more)
     assert status == 2 and not scores and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--recall-at", "1"], "--recall-at belongs to CLIP scores: add --clip tinyworld:clip"),
+        (["--display-colors"], "--display-colors belongs to CLIP scores"),
+        (["--clip", "tinyworld:clip", "--manifest", "list.csv"], "--manifest says which prompts files belong to"),
+    ],
+)
+def test_options_without_an_effect_are_refused(tmp_path, more, message, capsys):
+    out = tmp_path / "scores"
+    assert cli.main(["evaluate", "--output", str(out), *more]) == 2
+    assert message in capsys.readouterr().err and not out.exists()
 
 
 def test_an_empty_folder_is_told(tmp_path, capsys):
