@@ -27,6 +27,12 @@ def test_by_name_folder_and_description(tmp_path):
     assert found[3].seconds == 2.5
 
 
+def test_letters_of_other_scripts_count(tmp_path):
+    prompts = ["红色的圆锥", "蓝色的立方体", "une chaise dor\u00e9e"]
+    files = [touch(tmp_path / name) for name in ("红色的圆锥_seed0.glb", "蓝色的立方体.ply", "une_chaise_dore\u0301e.obj")]
+    assert [(item.prompt, item.path) for item in find_meshes(tmp_path, prompts)] == list(zip(prompts, files))
+
+
 def test_a_prompt_without_a_mesh_stays_and_several_meshes_are_kept(tmp_path):
     touch(tmp_path / "a_red_cone_seed0.glb")
     touch(tmp_path / "a_red_cone_seed1.glb")

@@ -9,6 +9,7 @@ import csv
 import json
 import logging
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +74,9 @@ def find_meshes(folder: Path, prompts: Sequence[str] | None = None, manifest: Pa
 
 
 def name_key(text: str) -> str:
-    """What is compared: letters and digits, without a trailing seed."""
-    stem = re.sub(r"_seed\d+$", "", text.strip().lower())
-    return re.sub(r"[^a-z0-9]+", "_", stem).strip("_")
+    """What is compared: letters and digits of any script, without a trailing seed."""
+    stem = re.sub(r"_seed\d+$", "", unicodedata.normalize("NFKC", text).strip().casefold())
+    return re.sub(r"[\W_]+", "_", stem).strip("_")
 
 
 def _by_name(files: Sequence[Path], prompts: Sequence[str] | None) -> list[MeshItem]:
