@@ -83,3 +83,18 @@ def test_unknown_weighting_is_refused(given: tuple):
         check_weighting("dmd2")
     with pytest.raises(ConfigurationError, match="dmd2"):
         distillation_gradient(*given, weighting="dmd2")
+
+
+def test_where_a_teacher_s_estimate_stays_the_same_asynchronous_distillation_is_plain_and_smaller(given: tuple):
+    clean, estimate, noise, levels = given
+    later = 0.8 * levels
+
+    def signal_to_noise(level: torch.Tensor) -> torch.Tensor:
+        return (level / (1 - level)).sqrt().view(-1, 1, 1, 1)
+
+    def predicted(level: torch.Tensor) -> torch.Tensor:
+        return noise + signal_to_noise(level) * (clean - estimate)
+
+    plain = distillation_gradient(clean, predicted(levels), noise, levels)
+    asynchronous = distillation_gradient(clean, predicted(levels), predicted(later), levels)
+    torch.testing.assert_close(asynchronous, (1 - signal_to_noise(later) / signal_to_noise(levels)) * plain)
