@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 EXAMPLES = """examples:
   prd evaluate                                       (the tiny world: the generator that ships with the package)
   prd evaluate --weights RUN --compositions --seeds 0 1 2 --output scores.json
-  prd evaluate --weights RUN --shuffle               (control: every object is scored against the next prompt)
+  prd evaluate --weights RUN --shuffle               (control: scored against the prompts in another order)
   prd evaluate --weights triplaneturbo --prompts dreamfusion_415.txt --output evaluations/turbo
   prd evaluate --meshes other_system/ --prompts dreamfusion_415.txt --up y --output evaluations/other
   prd evaluate --meshes meshes/ --clip tinyworld:clip --prefix "" --recall-at 1
@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, mps; default: the best there is")
     tiny = parser.add_argument_group("tiny world")
     tiny.add_argument("--compositions", action="store_true", help="held-out prompts with two parts as well")
-    tiny.add_argument("--shuffle", action="store_true", help="control: score every object against the next prompt")
+    tiny.add_argument("--shuffle", action="store_true", help="control: score the objects against the prompts in another order")
     clip = parser.add_argument_group("CLIP score and R@k")
     clip.add_argument("--meshes", type=Path, metavar="FOLDER", help="score these files (glb, obj, ply, ...), not --weights")
     clip.add_argument("--manifest", type=Path, help="CSV or JSONL with `file`, `prompt` and perhaps `seconds`; default: by name")

@@ -38,7 +38,8 @@ def evaluate_tiny_world(
         prompts: of the tiny world's grammar.
         seeds: of the first noise, the same for all prompts.
         resolution: cells of the iso-surface grid.
-        shuffle: a control: every object is scored against the next prompt.
+        shuffle: a control: the objects are scored against the prompts in another order, drawn for each seed among single
+            objects and among compositions. Scores are those of chance then.
 
     Raises:
         PromptError: there is no prompt, one is not of the grammar, or a single one is to be shuffled.
@@ -54,11 +55,26 @@ def evaluate_tiny_world(
     for prompt in prompts:
         parse(prompt)
     renderer = MeshRenderer(resolution, PICTURE_SIZE, depth="ray").to(next(field.parameters()).device)
-    asked = [*prompts[1:], prompts[0]] if shuffle else list(prompts)
     matcher, rows = Matcher(), []
     for seed in dict.fromkeys(seeds):
+        asked = shuffled_prompts(prompts, seed) if shuffle else list(prompts)
         rows += score_objects(asked, _generated(field, generate, renderer, prompts, seed), matcher, seed)
     return TinyWorldScores.from_rows(rows)
+
+
+def shuffled_prompts(prompts: Sequence[str], seed: int) -> list[str]:
+    """Single objects and compositions in another order each, drawn uniformly, so that a prompt may keep its place.
+
+    A fixed rule such as "the next prompt" would be no control: neighbours in a list have more in common than chance.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = list(prompts)
+    for parts in (1, 2):
+        places = [place for place, prompt in enumerate(prompts) if len(parse(prompt).parts) == parts]
+        order = torch.randperm(len(places), generator=generator).tolist()
+        for place, other in zip(places, order):
+            shuffled[place] = prompts[places[other]]
+    return shuffled
 
 
 def _generated(
