@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from prd_lightning.configuration import compose_config
+from prd_lightning.diffusion import NoiseSchedule
 from prd_lightning.errors import ConfigurationError
 from prd_lightning.losses import TimeShift, shifted_time
+from prd_lightning.tinyworld import weights_folder
 
 
 def test_shifted_time_in_closed_form():
@@ -44,3 +47,15 @@ def test_where_the_draw_is_limited():
 def test_mistakes_in_a_shift_are_named(settings: dict):
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         TimeShift(**settings)
+
+
+@pytest.mark.parametrize(("name", "inverse"), [("stable_diffusion", 20), ("mvdream", 23), ("richdreamer_nd", 21)])
+def test_how_much_smaller_the_ablation_s_gradient_is_by_the_formula_of_the_docs(name: str, inverse: int):
+    """docs/ablations.md: the mean of 1 - (alpha+ sigma)/(alpha sigma+) over the noise levels and shifts of ``latent_asd``."""
+    teacher = compose_config(["sweep=ablations", "ablation=latent_asd"]).teacher[name]
+    levels = NoiseSchedule.from_folder(weights_folder(name) / "scheduler").alphas_cumprod.double()
+    ratio, last = (levels / (1 - levels)).sqrt(), len(levels)
+    every_t, shares = torch.arange(int(teacher.t_min * last), int(teacher.t_max * last) + 1), (torch.arange(400) + 0.5) / 400
+    t = every_t.repeat_interleave(len(shares))
+    later = TimeShift(teacher.shift_ratio)(t, int(every_t[0]), shares.repeat(len(every_t)), last)
+    assert round(1 / float((1 - ratio[later] / ratio[t]).mean())) == inverse
